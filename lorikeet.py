@@ -1,0 +1,74 @@
+"""Lorikeet's front door: one `lorikeet` command that mounts each package's own sub-commands.
+
+Exit codes: 0 done, 1 failed (the error says what and how to mend it), 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import registry.cli
+import serve.cli
+import train.cli
+from registry import LorikeetError
+
+app = typer.Typer(
+    name="lorikeet",
+    help="One base model, one accelerator, many fine-tuned adapters: train, publish, serve.",
+    epilog="Start with:  lorikeet train --help   lorikeet serve --help   lorikeet ask --help",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="train")(train.cli.train)
+app.add_typer(registry.cli.app, name="adapters")
+app.command(name="serve")(serve.cli.serve)
+app.command(name="ask")(serve.cli.ask)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"lorikeet {version('lorikeet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one clear error, never a traceback."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except LorikeetError as error:
+        console.print(f"[bold red]error:[/] {_escaped(error.message)}", soft_wrap=True)
+        if error.remedy:
+            console.print(f"  [cyan]→[/] {_escaped(error.remedy)}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was left half-written")
+        sys.exit(130)
+    except BrokenPipeError:  # `lorikeet adapters list | head`
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""`create_app(settings, engine, registry, base)`: the FastAPI application on an engine."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from registry import Base, LorikeetError, Registry
+from serve.engine import Engine
+from serve.errors import BadRequest, Internal, ModelNotFound, RequestError
+from serve.middleware import BoundsMiddleware, RequestIdMiddleware, error_response
+from serve.routes import routers
+from serve.service import Service
+from serve.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: ServeSettings, engine: Engine, registry: Registry, base: Base) -> FastAPI:
+    """The application on an engine that it starts and stops with its own life."""
+    service = Service.create(settings, engine, registry, base)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    # No /docs and no /openapi.json: deny by default, only our own routes.
+    app = FastAPI(title="Lorikeet", lifespan=lifespan, openapi_url=None)
+    app.state.service = service
+    for router in routers:
+        app.include_router(router)
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(LorikeetError, _lorikeet_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+    app.add_middleware(BoundsMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestIdMiddleware)
+    return app
+
+
+async def _request_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error_response(error)
+
+
+async def _lorikeet_error(_: Request, error: Exception) -> Response:
+    """A failure of the registry: its own words would name paths, so they go to the log."""
+    logger.error("%s", error)
+    return error_response(Internal("the server had an error while it answered this request."))
+
+
+async def _validation_error(_: Request, error: Exception) -> Response:
+    return error_response(BadRequest(str(error)))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An unknown route or method, in OpenAI's shape."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        unknown = ModelNotFound(
+            f"Unknown request URL: {request.method} {request.url.path}.", code="unknown_url"
+        )
+        return error_response(unknown)
+    body = BadRequest(str(error.detail)).body()
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _internal_error(_: Request, error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error)
+    return error_response(Internal("the server had an error while it answered this request."))

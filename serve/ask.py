@@ -1,0 +1,56 @@
+"""A conversation with a served model, through the unmodified openai client."""
+
+from collections.abc import Callable
+from typing import Any
+
+from openai import APIConnectionError, APIStatusError, OpenAI
+
+from registry import LorikeetError
+
+
+class Conversation:
+    """Keeps the turns; each answer is streamed to `write(text, nl=False)`."""
+
+    def __init__(
+        self, url: str, model: str, *, system: str | None, max_tokens: int, temperature: float
+    ) -> None:
+        self._client = OpenAI(base_url=url, api_key="none")
+        self._url, self._model = url, model
+        self._max_tokens, self._temperature = max_tokens, temperature
+        self._turns: list[dict[str, str]] = []
+        if system:
+            self._turns.append({"role": "system", "content": system})
+
+    def say(self, text: str, write: Callable[..., Any]) -> str:
+        """Send one turn and return the answer.
+
+        Raises: LorikeetError; the turn is forgotten then.
+        """
+        turns: Any = [*self._turns, {"role": "user", "content": text}]
+        answer = ""
+        try:
+            stream = self._client.chat.completions.create(
+                model=self._model,
+                messages=turns,
+                stream=True,
+                max_tokens=self._max_tokens,
+                temperature=self._temperature,
+            )
+            for chunk in stream:
+                piece = chunk.choices[0].delta.content if chunk.choices else None
+                if piece:
+                    answer += piece
+                    write(piece, nl=False)
+        except APIConnectionError as error:
+            raise LorikeetError(
+                f"no server answers on {self._url}",
+                remedy="start one with `lorikeet serve`, or name it with --url",
+            ) from error
+        except APIStatusError as error:
+            body: Any = error.body
+            message = body.get("message") if isinstance(body, dict) else None
+            remedy = "`lorikeet adapters list` shows the adapters" if error.code else None
+            raise LorikeetError(message or str(error), remedy=remedy) from error
+        write("")
+        self._turns = [*turns, {"role": "assistant", "content": answer}]
+        return answer

@@ -1,0 +1,215 @@
+"""`lorikeet serve` and `lorikeet ask`. Heavy imports happen inside the commands."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from serve.settings import ServeSettings
+
+
+MODEL, NETWORK, CAPACITY = "Model", "Network", "Capacity"
+
+
+def serve(
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Base model: smollm2-135m-instruct, a Hugging Face id or a local folder.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["vllm", "echo"] | None,
+        typer.Option(help="vllm, or echo: no model, for tests.", rich_help_panel=MODEL),
+    ] = None,
+    quantization: Annotated[
+        Literal["none", "nf4"] | None,
+        typer.Option(help="nf4 holds the base in 4 bits (bitsandbytes).", rich_help_panel=MODEL),
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            help="[dim]auto: float32 on a CPU, bfloat16 on a GPU[/]",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(help="Longest prompt and answer, in tokens.", rich_help_panel=MODEL),
+    ] = None,
+    tool_call_parser: Annotated[
+        str | None,
+        typer.Option(help="vLLM's parser of tool calls. [dim]hermes[/]", rich_help_panel=MODEL),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="[dim]127.0.0.1[/]", rich_help_panel=NETWORK)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="0: any free port. [dim]8000[/]", rich_help_panel=NETWORK),
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure",
+            help="Allow a host that other machines reach, though there are no keys.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    max_loras: Annotated[
+        int | None,
+        typer.Option(help="Adapters in one batch. [dim]8[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    max_lora_rank: Annotated[
+        int | None,
+        typer.Option(help="Largest rank served. [dim]16[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    max_loaded: Annotated[
+        int | None,
+        typer.Option(help="Adapters kept loaded. [dim]64[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None,
+        typer.Option(help="Sequences generated at once. [dim]32[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    max_queue: Annotated[
+        int | None,
+        typer.Option(help="Requests held before a 503. [dim]256[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    kv_cache_gib: Annotated[
+        float | None,
+        typer.Option(help="KV cache on a CPU, in GiB. [dim]1[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option(help="Share of a GPU's memory. [dim]0.9[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    verbose: Annotated[
+        bool | None, typer.Option("--verbose", "-v", help="Show the engine's log and each request.")
+    ] = None,
+) -> None:
+    """Serve one base model and every published adapter behind an OpenAI-compatible API.
+
+    An adapter that is published while the server runs is served at the next request.
+    Each option can be set by the environment too: LORIKEET_SERVE_MAX_LORAS=16.
+
+    [bold]Examples[/]
+
+      lorikeet serve
+
+      lorikeet serve --port 9000 --max-loras 16 --max-lora-rank 32
+
+      curl localhost:8000/v1/models
+    """
+    _run({key: value for key, value in locals().items() if value is not None})
+
+
+def _run(given: dict[str, Any]) -> None:
+    """Bind, prepare the base, start the engine, serve; says what it is doing meanwhile."""
+    from rich.console import Console
+
+    from registry import Registry, RegistrySettings, UsageError, resolve_base
+    from serve.engine.factory import create_engine
+    from serve.server import bind, run
+
+    console = Console(stderr=True, highlight=False)
+    settings = _settings(given)
+    if not settings.loopback and not settings.insecure:
+        raise UsageError(
+            f"--host {settings.host} can be reached from other machines, and there are no keys",
+            remedy="keep 127.0.0.1 behind a proxy that authenticates, or say --insecure",
+        )
+    places = RegistrySettings()
+    with (
+        bind(settings.host, settings.port) as listener,
+        console.status("Preparing the base model") as status,
+    ):
+        base = resolve_base(settings.base, places, lambda what, _: status.update(what))
+        registry = Registry.open(places)
+        status.update("Loading vLLM" if settings.engine == "vllm" else "Starting")
+        engine = create_engine(settings, base, places)
+        status.update(f"Starting the engine on {base.id} (half a minute on two cores)")
+
+        def on_ready() -> None:
+            status.stop()
+            port = listener.getsockname()[1]
+            console.print(
+                f"[green]Serving[/] [bold]{base.id}[/] and its adapters on "
+                f"[bold]http://{settings.host}:{port}/v1[/]   (Ctrl-C stops)"
+            )
+
+        run(settings, engine, registry, base, listener, on_ready)
+    console.print("stopped")
+
+
+def ask(
+    model: Annotated[str, typer.Argument(help="The base, NAME, NAME@VERSION or NAME@ALIAS.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to ask; without it, a chat. '-' reads stdin.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="The server.", envvar="OPENAI_BASE_URL")
+    ] = "http://127.0.0.1:8000/v1",
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="0: always the likeliest token.")
+    ] = 0.0,
+) -> None:
+    """Ask a model on a running server; the answer streams to the terminal.
+
+    [bold]Examples[/]
+
+      lorikeet ask opl "Who created the OPL programming language?"
+
+      lorikeet ask titulares@2 < headline.txt
+
+      lorikeet ask smollm2-135m-instruct        (a chat; Ctrl-D ends it)
+    """
+    from serve.ask import Conversation
+
+    conversation = Conversation(
+        url, model, system=system, max_tokens=max_tokens, temperature=temperature
+    )
+    stdin = typer.get_text_stream("stdin")
+    if prompt == "-" or (prompt is None and not stdin.isatty()):
+        prompt = stdin.read().strip()
+    if prompt is not None:
+        conversation.say(prompt, typer.echo)
+        return
+    typer.secho(f"{model} on {url}; Ctrl-D ends the chat", dim=True, err=True)
+    while True:
+        try:
+            text = typer.prompt("you", prompt_suffix="> ")
+        except typer.Abort:
+            typer.echo()
+            return
+        conversation.say(text, typer.echo)
+
+
+def _settings(given: dict[str, Any]) -> "ServeSettings":
+    """ServeSettings, or every mistake at once.
+
+    Raises: UsageError.
+    """
+    from pydantic import ValidationError
+
+    from registry import UsageError
+    from serve.settings import ServeSettings
+
+    try:
+        return ServeSettings(**given)
+    except ValidationError as error:
+        lines = [_complaint(problem) for problem in error.errors()]
+        raise UsageError("; ".join(lines), remedy="see lorikeet serve --help") from error
+
+
+def _complaint(problem: "ErrorDetails") -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    option = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
+    return f"{option}: {message} (got {problem['input']!r})"

@@ -1,0 +1,113 @@
+"""What the server asks of an engine, whichever it is.
+
+Two implementations: `serve.engine.vllm.VLLMEngine`, and `serve.engine.echo.EchoEngine` for tests.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Endpoint = Literal["chat", "completions"]
+Answer = dict[str, Any] | AsyncGenerator[str, None]
+"""A whole response body, or its server-sent events, each ending in a blank line."""
+
+
+@dataclass(frozen=True)
+class EngineAdapter:
+    """An adapter as the engine knows it: a name, an id and a folder that are never reused."""
+
+    name: str
+    """`name@version+digest`; what the engine's prefix cache is keyed by."""
+    id: int
+    """Positive, unique for the life of the engine."""
+    path: Path
+    """Absolute local folder; it outlives every request on the adapter."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One checked request, ready for the engine."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    """OpenAI's request fields, already on the allow-list and within bounds."""
+    model: str
+    """The public name that the response carries: the base's id or `name@version`."""
+    adapter: EngineAdapter | None
+    """None for the base model."""
+    request_id: str
+    tenant: str = "default"
+    """Prefix-cache blocks are shared within a tenant only."""
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """What one finished generation took; times in seconds."""
+
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    queue_seconds: float
+    ttft_seconds: float
+    """From arrival to the first token."""
+    seconds: float
+    """From arrival to the last token."""
+    finish_reason: str
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Mean inter-token latency in seconds, None for fewer than two tokens."""
+        if self.output_tokens < 2:
+            return None
+        return (self.seconds - self.ttft_seconds) / (self.output_tokens - 1)
+
+
+StatsObserver = Callable[[GenerationStats], None]
+
+
+class Engine(Protocol):
+    """One base model that generates text, with adapters loaded and unloaded while it runs."""
+
+    max_loras: int
+    """Adapters that one batch can hold (slots)."""
+    max_loaded: int
+    """Adapters that can be loaded at once."""
+
+    async def start(self, observe: StatsObserver) -> None:
+        """Load the model and return when requests can be served.
+
+        Raises: EngineFailed.
+        """
+
+    async def stop(self) -> None:
+        """Stop every process of the engine; idempotent."""
+
+    @property
+    def alive(self) -> bool:
+        """False before start, after stop and once the engine has died."""
+        ...
+
+    async def load(self, adapter: EngineAdapter) -> None:
+        """Make the adapter ready to serve.
+
+        Raises: AdapterUnavailable, EngineNotReady.
+        """
+
+    async def unload(self, adapter: EngineAdapter) -> None:
+        """Free the adapter's memory; no request on it may be running.
+
+        Raises: AdapterUnavailable when the engine still lists it, EngineNotReady.
+        """
+
+    async def generate(self, request: GenerationRequest) -> Answer:
+        """Answer one request; closing the iterator cancels it.
+
+        Raises: RequestError, also while the answer is iterated.
+        """
+        ...
+
+    def metrics(self) -> bytes:
+        """The engine's own metrics in Prometheus' text format."""
+        ...

@@ -1,0 +1,113 @@
+"""What can go wrong while serving, each with the HTTP status and OpenAI error type that tells it.
+
+LorikeetError                    (registry)
+├── ServeError                   the command cannot start or go on
+│   ├── PortInUse
+│   └── EngineFailed             the engine did not start
+└── RequestError                 one request is answered with an error
+    ├── BadRequest          400  invalid_request_error
+    ├── ModelNotFound       404  invalid_request_error, code model_not_found
+    ├── TooLarge            413  invalid_request_error
+    ├── Internal            500  server_error
+    └── Unavailable         503  server_error, with Retry-After
+        ├── EngineNotReady
+        ├── AdapterUnavailable
+        └── Overloaded
+"""
+
+from typing import Any, ClassVar
+
+from registry import LorikeetError
+
+
+class ServeError(LorikeetError):
+    """The server cannot start or go on."""
+
+
+class PortInUse(ServeError):
+    """Another process listens on the wanted address."""
+
+
+class EngineFailed(ServeError):
+    """The engine did not start; the message names the engine's own reason."""
+
+
+class RequestError(LorikeetError):
+    """One request is answered with an error in OpenAI's shape.
+
+    `param` names the field at fault, `code` is OpenAI's machine-readable reason.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    retry_after: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """The response body, `{"error": {message, type, param, code}}`."""
+        message = f"{self.message} {self.remedy}" if self.remedy else self.message
+        return {
+            "error": {
+                "message": message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class BadRequest(RequestError):
+    """The request is wrong and will stay wrong when sent again."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ModelNotFound(RequestError):
+    """No base model, adapter, version or alias of that name."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class TooLarge(RequestError):
+    """The body or the headers are over their bound."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class Internal(RequestError):
+    """A defect of ours; the log has the details."""
+
+
+class Unavailable(RequestError):
+    """Not now; the client may try again."""
+
+    status = 503
+    retry_after = 5
+
+
+class EngineNotReady(Unavailable):
+    """The engine is starting, stopping or dead."""
+
+
+class AdapterUnavailable(Unavailable):
+    """The adapter exists, but could not be loaded now."""
+
+
+class Overloaded(Unavailable):
+    """The queue is full."""
+
+    retry_after = 1

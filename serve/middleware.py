@@ -1,0 +1,80 @@
+"""Pure ASGI: a request id on every answer, and bodies and headers within bounds."""
+
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.errors import RequestError, TooLarge
+
+REQUEST_ID = "x-request-id"
+MAX_HEADER_BYTES = 32 * 1024
+# Headers that vLLM would obey; they belong to the operator.
+STRIPPED = {b"x-vllm-priority", b"x-data-parallel-rank", b"x-session-id", b"x-request-id"}
+
+
+class RequestIdMiddleware:
+    """Gives each request an id of ours (`scope["state"]["request_id"]`), returned as a header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its id and without the headers in STRIPPED."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        scope["headers"] = [(k, v) for k, v in scope["headers"] if k not in STRIPPED]
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class BoundsMiddleware:
+    """Refuses headers over MAX_HEADER_BYTES and bodies over `max_body_bytes` with 413."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the declared length at once and count what really comes."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if sum(len(k) + len(v) for k, v in scope["headers"]) > MAX_HEADER_BYTES:
+            error = TooLarge(f"The request's headers are over {MAX_HEADER_BYTES} bytes.")
+            await error_response(error)(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.max_body_bytes:
+            await error_response(self._too_large())(scope, receive, send)
+            return
+        received = 0
+
+        async def bounded_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.max_body_bytes:
+                    raise self._too_large()
+            return message
+
+        await self.app(scope, bounded_receive, send)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The request's body is over {self.max_body_bytes} bytes.")
+
+
+def error_response(error: RequestError) -> JSONResponse:
+    """OpenAI's error body with its status."""
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
+    return JSONResponse(error.body(), status_code=error.status, headers=headers)

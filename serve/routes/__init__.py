@@ -1,0 +1,9 @@
+"""The routes, one file a resource."""
+
+from fastapi import APIRouter
+
+from serve.routes import generation, models, operations
+
+routers: tuple[APIRouter, ...] = (generation.router, models.router, operations.router)
+
+__all__ = ["routers"]

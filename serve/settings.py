@@ -1,0 +1,79 @@
+"""How the server runs. The only place in this package that reads the environment.
+
+Every field is a flag of `lorikeet serve` (`--max-loras 16`) and an environment variable
+(`LORIKEET_SERVE_MAX_LORAS=16`); the flag wins.
+"""
+
+import ipaddress
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry import DEFAULT_BASE
+
+
+class ServeSettings(BaseSettings):
+    """Frozen; unknown keys are refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LORIKEET_SERVE_", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    base: str = DEFAULT_BASE
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    insecure: bool = False
+    """Serve without keys on an address that other machines reach."""
+    engine: Literal["vllm", "echo"] = "vllm"
+
+    quantization: Literal["none", "nf4"] = "none"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: float32 on the CPU, bfloat16 on a GPU and for nf4."""
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Prompt and answer in tokens; None: what the base was trained for, 8192 at most on a CPU."""
+    max_loras: int = Field(default=8, ge=1, le=512)
+    """Adapters that one batch can hold."""
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
+    max_loaded: int = Field(default=64, ge=1)
+    """Adapters that are kept loaded; the least recently used idle one makes room."""
+    max_num_seqs: int = Field(default=32, ge=1)
+    """Sequences that are generated at the same time."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Memory for the KV cache on a CPU, in GiB."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, lt=1)
+    """Share of a GPU's memory that the engine may take."""
+    tool_call_parser: str = "hermes"
+    """vLLM's parser of the model's tool calls, for `tool_choice: auto`."""
+
+    max_queue: int = Field(default=256, ge=1)
+    """Requests that are answered or waiting; one more gets 503 with Retry-After."""
+    max_body_bytes: int = Field(default=4 * 1024**2, ge=1024)
+    max_output_tokens: int = Field(default=8192, ge=1)
+    """Bound of `max_tokens` in a request."""
+    load_timeout_seconds: float = Field(default=60, gt=0)
+    """For one adapter to be checked and loaded."""
+    drain_seconds: int = Field(default=30, ge=0)
+    """How long running answers may take after Ctrl-C or SIGTERM."""
+    lora_requests_info: bool = False
+    """Expose `vllm:lora_requests_info`, whose labels grow without bound."""
+    verbose: bool = False
+    """Show the engine's own log."""
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> Self:
+        if self.max_loaded < self.max_loras:
+            raise ValueError(
+                f"max_loaded ({self.max_loaded}) must be at least max_loras ({self.max_loras})"
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
