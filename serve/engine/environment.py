@@ -30,7 +30,7 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     if not settings.verbose:
-        env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+        env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all", "PYTHONWARNINGS": "ignore"}
     if _built_for_cpu():
         # With LoRA on, vLLM compiles no model on the CPU. What is left, the count for
         # log-probabilities, would stall everyone for 16 s at its first use, and end the engine

@@ -1,0 +1,1 @@
+"""From a laptop to a cluster: the demo, images, charts, dashboards."""
