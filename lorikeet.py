@@ -1,6 +1,6 @@
 """Lorikeet's front door: one `lorikeet` command that mounts each package's own sub-commands.
 
-Exit codes: 0 done, 1 failed (the error says what and how to mend it), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed (the error says what, and how to mend it), 2 wrong usage, 130 Ctrl-C.
 """
 
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import registry.cli
 import serve.cli
@@ -52,9 +53,9 @@ def main() -> None:
     try:
         app()
     except LorikeetError as error:
-        console.print(f"[bold red]error:[/] {_escaped(error.message)}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
         if error.remedy:
-            console.print(f"  [cyan]→[/] {_escaped(error.remedy)}", soft_wrap=True)
+            console.print(f"  [cyan]→[/] {escape(error.remedy)}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("interrupted; nothing was left half-written")
@@ -62,12 +63,6 @@ def main() -> None:
     except BrokenPipeError:  # `lorikeet adapters list | head`
         sys.stderr.close()
         sys.exit(141)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

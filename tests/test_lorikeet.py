@@ -70,7 +70,7 @@ def test_version() -> None:
         (["adapters", "show", "nobody"], 1, "nobody"),
         (["adapters", "promote", "Bad Name", "1"], 2, "name"),
         (["ask", "opl", "hi", "--url", "http://127.0.0.1:9/v1"], 1, "lorikeet serve"),
-        (["train", "--data", "missing.jsonl", "--name", "x"], 1, "missing.jsonl"),
+        (["train", "--data", "missing.jsonl", "--name", "x"], 2, "missing.jsonl"),
     ],
 )
 def test_mistakes_are_told_with_their_remedy(

@@ -14,6 +14,7 @@ from registry import DEFAULT_BASE, Base, Registry, RegistrySettings
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "train" / "examples" / "opl" / "train.jsonl"
+HELD_OUT = ROWS.with_name("heldout.jsonl")
 SOURCE_ROWS = 6
 MAX_LORAS = 4
 
@@ -52,9 +53,9 @@ def trained(e2e_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     rows.write_text("\n".join(lines) + "\n")
     done = lorikeet(
         e2e_home,
-        *("train", "--data", str(rows), "--eval-data", str(rows), "--name", "opl"),
+        *("train", "--data", str(rows), "--eval-data", str(HELD_OUT), "--name", "opl"),
         *("--set", "epochs=12", "--set", "batch_size=2", "--set", "learning_rate=0.002"),
-        *("--set", "rank=8", "--set", "gradient_accumulation=1"),
+        *("--set", "rank=8", "--set", "baselines=false", "--set", "max_eval_rows=4"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return "opl"

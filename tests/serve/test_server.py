@@ -35,12 +35,12 @@ def test_serve_ask_and_stop(home: Path, tmp_path: Path) -> None:
 def test_sigterm_stops_in_good_order(home: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "lorikeet", "serve", "--engine", "echo", "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "Serving" in line:
-            break
-    assert httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) in (0, -signal.SIGTERM)
-    assert "Traceback" not in process.stderr.read()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Serving" in line:
+                break
+        assert httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode in (0, -signal.SIGTERM)

@@ -1,0 +1,91 @@
+"""What an adapter is: the contract between training and serving.
+
+    from registry import Registry, resolve_base
+    base = resolve_base("smollm2-135m-instruct", RegistrySettings())
+    version = Registry.open().publish(Path("out/adapter"), "titulares", base=base)
+
+Names are loaded when they are first used, so that a command that needs no database pays for none.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from registry.errors import (
+    AdapterRejected,
+    AliasRefused,
+    BadReference,
+    BaseNotMade,
+    DiskFull,
+    LorikeetError,
+    RegistryUnavailable,
+    UnknownAdapter,
+    UnknownBase,
+    UsageError,
+    VersionDamaged,
+)
+from registry.problem import Problem
+from registry.reference import LATEST, PROD, RESERVED_NAMES, Reference, check_alias, check_name
+
+if TYPE_CHECKING:
+    from registry.bases import DEFAULT_BASE, Base, OnProgress, resolve_base
+    from registry.manifest import BaseIdentity, FileIdentity, Manifest
+    from registry.preflight import Limits, check_adapter
+    from registry.settings import RegistrySettings
+    from registry.store import Registry
+    from registry.version import Version
+
+_HOMES = {
+    "DEFAULT_BASE": "bases",
+    "Base": "bases",
+    "OnProgress": "bases",
+    "resolve_base": "bases",
+    "BaseIdentity": "manifest",
+    "FileIdentity": "manifest",
+    "Manifest": "manifest",
+    "Limits": "preflight",
+    "check_adapter": "preflight",
+    "RegistrySettings": "settings",
+    "Registry": "store",
+    "Version": "version",
+}
+
+__all__ = [
+    "DEFAULT_BASE",
+    "LATEST",
+    "PROD",
+    "RESERVED_NAMES",
+    "AdapterRejected",
+    "AliasRefused",
+    "BadReference",
+    "Base",
+    "BaseIdentity",
+    "BaseNotMade",
+    "DiskFull",
+    "FileIdentity",
+    "Limits",
+    "LorikeetError",
+    "Manifest",
+    "OnProgress",
+    "Problem",
+    "Reference",
+    "Registry",
+    "RegistrySettings",
+    "RegistryUnavailable",
+    "UnknownAdapter",
+    "UnknownBase",
+    "UsageError",
+    "Version",
+    "VersionDamaged",
+    "check_adapter",
+    "check_alias",
+    "check_name",
+    "resolve_base",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

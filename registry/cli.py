@@ -1,0 +1,318 @@
+"""`lorikeet adapters …`: look at the registry, move aliases, import and check adapters."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from registry.errors import AdapterRejected, UsageError
+from registry.reference import PROD, Reference
+
+if TYPE_CHECKING:
+    from registry.bases import OnProgress
+    from registry.problem import Problem
+    from registry.version import Version
+
+app = typer.Typer(
+    name="adapters",
+    help="List, check, import, promote and remove adapter versions.",
+    no_args_is_help=True,
+)
+
+
+def _complete_name(incomplete: str) -> list[str]:
+    from registry.store import Registry
+
+    with Registry.open() as registry:
+        return sorted({v.name for v in registry.list() if v.name.startswith(incomplete)})
+
+
+def _complete_version(incomplete: str) -> list[str]:
+    from registry.store import Registry
+
+    with Registry.open() as registry:
+        return [v.reference for v in registry.list() if v.reference.startswith(incomplete)]
+
+
+Name = Annotated[
+    str, typer.Argument(help="The adapter's name.", metavar="NAME", autocompletion=_complete_name)
+]
+Which = Annotated[
+    str,
+    typer.Argument(
+        help="NAME (what is served), NAME@VERSION or NAME@ALIAS.",
+        metavar="NAME[@V]",
+        autocompletion=_complete_version,
+    ),
+]
+Alias = Annotated[str, typer.Option(help="The alias to move.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+BaseName = Annotated[
+    str, typer.Option(help="The base model: its name, a Hugging Face id or a local folder.")
+]
+MaxRank = Annotated[int, typer.Option(min=1, help="The highest rank that the server takes.")]
+
+
+@app.command("list", epilog="Example: lorikeet adapters list --json | jq '.[].reference'")
+def list_versions(as_json: AsJson = False) -> None:
+    """List every version of every adapter."""
+    from rich.table import Table
+
+    from registry.store import Registry
+
+    with Registry.open() as registry:
+        versions = registry.list()
+    if as_json:
+        _print_json([_summary(version) for version in versions])
+        return
+    if not versions:
+        Console().print(
+            "No adapters yet: [bold]lorikeet train --data FILE --name NAME[/] makes one, "
+            "[bold]lorikeet adapters import[/] takes one in.",
+            highlight=False,
+        )
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("adapter", "aliases", "base", "rank", "size", "made"):
+        right = title in ("rank", "size")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "aliases")
+    for version in versions:
+        manifest = version.manifest
+        table.add_row(
+            version.reference,
+            ", ".join(version.aliases),
+            manifest.base.id,
+            str(manifest.rank),
+            _size(manifest.total_bytes),
+            f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}",
+        )
+    Console().print(table)
+
+
+@app.command(epilog="Example: lorikeet adapters show titulares@3 --json")
+def show(which: Which, as_json: AsJson = False) -> None:
+    """Show all that is known of a version: base, files, training, evaluation."""
+    from registry.store import Registry
+
+    reference = Reference.parse(which)
+    with Registry.open() as registry:
+        version = registry.get(reference)
+        others = [v for v in registry.list() if v.name == version.name]
+    if as_json:
+        manifest = version.manifest.model_dump(mode="json")
+        numbers = [other.number for other in others]
+        _print_json(_summary(version) | {"manifest": manifest, "versions": numbers})
+        return
+    _print_rows(_details(version, others))
+
+
+@app.command(epilog="Example: lorikeet adapters promote titulares 4")
+def promote(
+    name: Name,
+    version: Annotated[int, typer.Argument(help="The version's number.", metavar="VERSION", min=1)],
+    alias: Alias = PROD,
+) -> None:
+    """Point an alias at a version; the server follows with the next request."""
+    from registry.store import Registry
+
+    with Registry.open() as registry:
+        _say_alias(registry.promote(name, version, alias), alias)
+
+
+@app.command(epilog="Example: lorikeet adapters rollback titulares")
+def rollback(name: Name, alias: Alias = PROD) -> None:
+    """Point an alias at what it pointed to before; again, further back."""
+    from registry.store import Registry
+
+    with Registry.open() as registry:
+        _say_alias(registry.rollback(name, alias), alias)
+
+
+@app.command("import", epilog="Example: lorikeet adapters import ./my-peft-output --name titulares")
+def import_adapter(
+    path: Annotated[Path, typer.Argument(help="Folder that PEFT's save_pretrained wrote.")],
+    name: Annotated[str, typer.Option(help="The adapter's name.", autocompletion=_complete_name)],
+    base: BaseName = "smollm2-135m-instruct",
+    max_rank: MaxRank = 64,
+) -> None:
+    """Check an adapter that was made elsewhere and publish it as a new version."""
+    from registry.bases import resolve_base
+    from registry.preflight import Limits
+    from registry.reference import check_name
+    from registry.store import Registry
+
+    check_name(name)
+    warnings: list[Problem] = []
+    with Registry.open() as registry:
+        with _progress() as on_progress:
+            found = resolve_base(base, registry.settings, on_progress)
+        before = {v.number for v in registry.list() if v.name == name}
+        try:
+            version = registry.publish(
+                path,
+                name,
+                base=found,
+                origin="import",
+                limits=Limits(max_rank=max_rank),
+                on_warning=warnings.append,
+            )
+        except AdapterRejected as error:
+            _print_problems(error.problems)
+            raise typer.Exit(1) from error
+    _print_problems(warnings)
+    verb = "is already published as" if version.number in before else "published as"
+    Console().print(f"{path.name} {verb} [bold]{version.reference}[/] ({version.digest})")
+
+
+@app.command(epilog="Example: lorikeet adapters remove titulares@2")
+def remove(
+    which: Annotated[
+        str,
+        typer.Argument(
+            help="The version to delete.", metavar="NAME@VERSION", autocompletion=_complete_version
+        ),
+    ],
+) -> None:
+    """Delete a version that no alias points at. Its number is not used again."""
+    from registry.store import Registry
+
+    reference = Reference.parse(which)
+    if reference.version is None:
+        raise UsageError(
+            f"{which} does not say which version to remove",
+            remedy=f"write {reference.name}@VERSION: lorikeet adapters show {reference.name}",
+        )
+    with Registry.open() as registry:
+        registry.remove(reference.name, reference.version)
+    Console().print(f"Removed {reference}", highlight=False)
+
+
+@app.command(epilog="Example: lorikeet adapters check ./my-peft-output --base ./my-model")
+def check(
+    path: Annotated[Path, typer.Argument(help="Folder that PEFT's save_pretrained wrote.")],
+    base: BaseName = "smollm2-135m-instruct",
+    max_rank: MaxRank = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Print everything that is wrong with an adapter, with remedies; exit 1 if it is refused."""
+    from dataclasses import asdict
+
+    from registry.bases import resolve_base
+    from registry.preflight import Limits, check_adapter
+    from registry.settings import RegistrySettings
+
+    with _progress() as on_progress:
+        found = resolve_base(base, RegistrySettings(), on_progress)
+    problems = check_adapter(path, found, Limits(max_rank=max_rank))
+    if as_json:
+        _print_json([asdict(problem) for problem in problems])
+    else:
+        _print_problems(problems)
+    if any(problem.severity == "error" for problem in problems):
+        raise typer.Exit(1)
+    if not as_json:
+        Console().print(f"{path} can be served on {found.id}", highlight=False)
+
+
+@app.command(epilog="Example: lorikeet adapters verify titulares@3")
+def verify(which: Which) -> None:
+    """Read a version's files again and compare them with what was published."""
+    from registry.store import Registry
+
+    reference = Reference.parse(which)
+    with Registry.open() as registry:
+        version = registry.verify(reference)
+    Console().print(f"{version.reference} is whole, {version.digest}", highlight=False)
+
+
+def _summary(version: "Version") -> dict[str, Any]:
+    manifest = version.manifest
+    return {
+        "reference": version.reference,
+        "name": version.name,
+        "version": version.number,
+        "aliases": list(version.aliases),
+        "digest": manifest.digest,
+        "base": manifest.base.id,
+        "rank": manifest.rank,
+        "target_modules": list(manifest.target_modules),
+        "bytes": manifest.total_bytes,
+        "created_at": manifest.created_at.isoformat(),
+        "origin": manifest.origin,
+        "path": str(version.path),
+    }
+
+
+def _details(version: "Version", others: "Sequence[Version]") -> Iterator[tuple[str, str]]:
+    manifest = version.manifest
+    yield "adapter", version.reference
+    yield "aliases", ", ".join(version.aliases) or "none"
+    yield "versions", ", ".join(str(other.number) for other in others)
+    yield "digest", manifest.digest
+    yield "base", f"{manifest.base.id} ({manifest.base.digest[:19]})"
+    if manifest.base.revision:
+        yield "revision", manifest.base.revision
+    yield "rank, alpha", f"{manifest.rank}, {manifest.alpha:g}"
+    yield "modules", ", ".join(manifest.target_modules)
+    yield "made", f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M:%S %Z} by {manifest.origin}"
+    if manifest.data_digest:
+        yield "data", manifest.data_digest
+    yield "folder", str(version.path)
+    for name, file in manifest.files.items():
+        yield "", f"{name} {_size(file.bytes)}"
+    for title, values in (("training", manifest.training), ("evaluation", manifest.evaluation)):
+        for at, (key, value) in enumerate((values or {}).items()):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield "" if at else title, f"{key}: {text if len(text) <= 100 else text[:97] + '...'}"
+
+
+def _print_rows(rows: Iterator[tuple[str, str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for title, text in rows:
+        table.add_row(title, Text(text))
+    Console().print(table)
+
+
+def _print_problems(problems: "Sequence[Problem]") -> None:
+    """One a line, with its remedy: nothing is wrapped, so that lines can be searched."""
+    from rich.text import Text
+
+    console = Console()
+    for problem in problems:
+        style = "bold red" if problem.severity == "error" else "bold yellow"
+        line = Text.assemble(
+            (problem.severity, style), f" {problem.code}: {problem.message} → {problem.remedy}"
+        )
+        console.print(line, soft_wrap=True)
+
+
+def _say_alias(version: "Version", alias: str) -> None:
+    Console().print(f"{version.name}@{alias} is now {version.reference}", highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+@contextmanager
+def _progress() -> "Iterator[OnProgress]":
+    """A bar on standard error that appears when there is something to wait for."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0, visible=False)
+        yield lambda doing, done: bar.update(task, description=doing, completed=done, visible=True)

@@ -1,0 +1,59 @@
+"""Files that are there whole or not at all: digests, durable copies, durable folders."""
+
+import hashlib
+import os
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_durably(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a regular file's content and fsync it; return its SHA-256 (hexadecimal) and bytes.
+
+    `source` is opened without following a link. `target` must not exist. Raises OSError.
+    """
+    digest, count = hashlib.sha256(), 0
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            writer.write(chunk)
+            digest.update(chunk)
+            count += len(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest(), count
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file and fsync it. Raises OSError, FileExistsError among them."""
+    with path.open("xb") as writer:
+        writer.write(content)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file directly in `folder`, and the names in it, durable."""
+    for path in folder.iterdir():
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    sync_folder(folder)

@@ -1,0 +1,52 @@
+"""Where the registry keeps things. The only place in this package that reads the environment."""
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_home() -> Path:
+    return user_data_path("lorikeet", appauthor=False)
+
+
+class RegistrySettings(BaseSettings):
+    """The data folder and the database.
+
+    `home` (LORIKEET_HOME; default: the platform's user data folder) holds bases, adapters and,
+    unless `database_url` (LORIKEET_DATABASE_URL; any SQLAlchemy URL) says otherwise, the
+    SQLite file `registry.db`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LORIKEET_", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    home: Path = Field(default_factory=_default_home)
+    database_url: str | None = None
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @property
+    def bases(self) -> Path:
+        """Folder of the base models that were made or cached here."""
+        return self.home / "bases"
+
+    @property
+    def adapters(self) -> Path:
+        """Folder of the published adapter versions, `<name>/<number>-<digest12>/`."""
+        return self.home / "adapters"
+
+    @property
+    def staging(self) -> Path:
+        """Folder of the versions that are being made."""
+        return self.adapters / ".staging"
+
+    @property
+    def url(self) -> str:
+        """The database as an SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.home / 'registry.db'}"

@@ -1,0 +1,310 @@
+"""The registry: adapter versions that never change, and aliases that do.
+
+    with Registry.open() as registry:
+        version = registry.publish(Path("out/adapter"), "titulares", base=base)
+        registry.promote("titulares", version.number)
+        registry.get("titulares").path
+
+A version is staged, checked, made durable and renamed to `adapters/<name>/<number>-<digest12>`
+before its row is written; a crash at any point leaves a registry that works: the next `open` adopts
+a version that was whole, and sweeps what was not.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from registry.adapter_folder import adapter_bytes, check_folder
+from registry.base_fit import check_origin, check_tokenizer
+from registry.bases import DEFAULT_BASE, Base
+from registry.catalogue import Catalogue
+from registry.database import Database
+from registry.errors import (
+    AdapterRejected,
+    AliasRefused,
+    BadReference,
+    DiskFull,
+    RegistryUnavailable,
+    UnknownAdapter,
+    VersionDamaged,
+)
+from registry.files import sha256_of
+from registry.manifest import MANIFEST_FILE, BaseIdentity, FileIdentity, Manifest
+from registry.preflight import Inspection, Limits, inspect_adapter
+from registry.problem import Problem
+from registry.recovery import recover
+from registry.reference import LATEST, PROD, Reference, check_alias, check_name
+from registry.settings import RegistrySettings
+from registry.stage import Stage, discard
+from registry.version import Version
+
+LOCK_SECONDS = 120.0
+_SPARE_BYTES = 2 << 20
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Registry:
+    """Publish, find, promote and remove adapter versions. For many threads and processes."""
+
+    def __init__(self, settings: RegistrySettings, database: Database) -> None:
+        """Use `open` instead: it makes folders and tables, and puts right what a crash left."""
+        self.settings = settings
+        self._database = database
+        self._catalogue = Catalogue(database, settings.adapters)
+
+    @classmethod
+    def open(cls, settings: RegistrySettings | None = None) -> "Registry":
+        """The registry of `settings` (default: the environment's). Raises RegistryUnavailable."""
+        settings = settings or RegistrySettings()
+        with _translated(settings, "the registry cannot be opened"):
+            settings.staging.mkdir(parents=True, exist_ok=True)
+            registry = cls(settings, Database(settings.url))
+            try:
+                registry._prepare()
+            except BaseException:
+                registry.close()
+                raise
+        return registry
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def get(self, reference: str | Reference) -> Version:
+        """The version that `reference` means now; a bare name means `prod`, else the latest.
+
+        Sees what other processes publish. Raises UnknownAdapter, for an ill-formed reference too.
+        """
+        if isinstance(reference, str):
+            try:
+                reference = Reference.parse(reference)
+            except BadReference as error:
+                raise UnknownAdapter(error.message, remedy=error.remedy) from error
+        return self._catalogue.get(reference)
+
+    def list(self) -> list[Version]:
+        """Every version, by name and number."""
+        return self._catalogue.list()
+
+    def publish(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        base: Base,
+        origin: str = "train",
+        training: dict[str, Any] | None = None,
+        data_digest: str | None = None,
+        evaluation: dict[str, Any] | None = None,
+        limits: Limits | None = None,
+        on_warning: Callable[[Problem], None] | None = None,
+    ) -> Version:
+        """Check the adapter in `folder` and publish a copy of its files as the next version.
+
+        Where `name` already has this very content for this base, that version is returned.
+        `on_warning` is told of each problem that does not stop it.
+        Raises AdapterRejected with every problem, BadReference, DiskFull or RegistryUnavailable;
+        nothing is published then.
+        """
+        _check_free_name(name, base)
+        limits = limits or Limits()
+        if any(problem.severity == "error" for problem in check_folder(folder, limits.max_bytes)):
+            raise _rejected(folder, inspect_adapter(folder, base, limits))
+        with _translated(self.settings, f"{name} cannot be published"):
+            needed = adapter_bytes(folder) + _SPARE_BYTES
+            free = shutil.disk_usage(self.settings.staging).free
+            if free < needed:
+                raise _disk_full(self.settings, needed, free)
+        with (
+            _translated(self.settings, f"{name} cannot be published", needed),
+            Stage(self.settings.staging) as stage,
+        ):
+            files = stage.take(folder)
+            inspection = inspect_adapter(stage.folder, base, limits)
+            beside = [
+                *check_origin(folder, None, base),
+                *check_tokenizer(folder, base),
+            ]
+            inspection = Inspection(
+                inspection.problems + beside, inspection.config, inspection.weights
+            )
+            if not inspection.accepted:
+                raise _rejected(folder, inspection)
+            if on_warning:
+                for problem in inspection.problems:
+                    on_warning(problem)
+            assert inspection.config is not None
+            assert inspection.weights is not None
+            digest = content_digest(files)
+            with self._locked():
+                if existing := self._catalogue.find(name, digest, base.digest):
+                    return existing
+                manifest = Manifest(
+                    name=name,
+                    version=self._catalogue.reserve(name),
+                    digest=digest,
+                    created_at=datetime.now(UTC),
+                    base=BaseIdentity(id=base.id, digest=base.digest, revision=base.revision),
+                    rank=max(tensor.shape[0] for tensor in inspection.weights.a.values()),
+                    alpha=inspection.config.alpha,
+                    target_modules=inspection.weights.targets,
+                    template_digest=base.template_digest,
+                    tokenizer_digest=base.tokenizer_digest,
+                    files=files,
+                    origin=origin,
+                    training=training,
+                    data_digest=data_digest,
+                    evaluation=evaluation,
+                )
+                place = f"{name}/{manifest.version}-{digest.partition(':')[2][:12]}"
+                stage.move(manifest, self.settings.adapters / place)
+                self._catalogue.add(manifest, place)
+            return self.get(Reference(name, version=manifest.version))
+
+    def promote(self, name: str, version: int, alias: str = PROD) -> Version:
+        """Point `alias` at a version. Raises UnknownAdapter, BadReference or AliasRefused."""
+        _check_movable(alias)
+        self._catalogue.promote(check_name(name), version, alias)
+        return self.get(Reference(name, version=version))
+
+    def rollback(self, name: str, alias: str = PROD) -> Version:
+        """Point `alias` at what it pointed to before; repeated, further back.
+
+        Raises UnknownAdapter, BadReference, or AliasRefused where there is nothing before.
+        """
+        _check_movable(alias)
+        self.get(Reference(check_name(name)))
+        return self.get(Reference(name, version=self._catalogue.rollback(name, alias)))
+
+    def remove(self, name: str, version: int) -> None:
+        """Delete a version; its number is never used again.
+
+        Raises UnknownAdapter, or AliasRefused while an alias other than `latest` points at it.
+        """
+        found = self.get(Reference(check_name(name), version=version))
+        with _translated(self.settings, f"{name}@{version} cannot be removed"), self._locked():
+            self._catalogue.remove(name, version)
+            if found.path.is_dir():
+                discard(found.path, self.settings.staging)
+
+    def verify(self, version: Version | Reference | str) -> Version:
+        """Read a version's files again; raises VersionDamaged naming every difference."""
+        found = version if isinstance(version, Version) else self.get(version)
+        wanted = {name: file.sha256 for name, file in found.manifest.files.items()}
+        wanted[MANIFEST_FILE] = ""
+        damages = []
+        try:
+            there = {path.name for path in found.path.iterdir()}
+            damages += [f"{name} is missing" for name in sorted(wanted.keys() - there)]
+            damages += [f"{name} was added" for name in sorted(there - wanted.keys())]
+            for name in sorted(wanted.keys() & there):
+                path = found.path / name
+                if name == MANIFEST_FILE:
+                    same = Manifest.model_validate_json(path.read_bytes()) == found.manifest
+                else:
+                    same = sha256_of(path) == wanted[name]
+                damages += [] if same else [f"{name} was changed"]
+        except (OSError, ValueError) as error:
+            damages.append(str(error))
+        if damages:
+            raise VersionDamaged(
+                f"{found.reference} is damaged: {'; '.join(damages)}",
+                remedy=f"remove it (lorikeet adapters remove {found.reference}) "
+                "and publish the adapter again",
+            )
+        return found
+
+    def _prepare(self) -> None:
+        if not self._database.has_tables():
+            with self._locked():
+                self._database.create_tables()
+        recover(self.settings, self._catalogue, self._locked)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One publisher at a time gives out numbers and moves folders."""
+        lock = FileLock(self.settings.adapters / ".lock", timeout=LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RegistryUnavailable(
+                f"another process has held the registry for {LOCK_SECONDS:.0f} seconds",
+                remedy=f"end it (it locks {self.settings.adapters / '.lock'}), then try again",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def content_digest(files: dict[str, FileIdentity]) -> str:
+    """The content address of an adapter: over the sorted names and digests of its files."""
+    listing = json.dumps({name: file.sha256 for name, file in files.items()}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _check_free_name(name: str, base: Base) -> None:
+    check_name(name)
+    if name in {DEFAULT_BASE, base.id, base.id.rpartition("/")[2]}:
+        raise BadReference(
+            f"{name} is the base model's name", remedy="give the adapter a name of its own"
+        )
+
+
+def _check_movable(alias: str) -> None:
+    if check_alias(alias) == LATEST:
+        raise AliasRefused(
+            "latest always points at the newest version", remedy="move another alias, prod for one"
+        )
+
+
+def _rejected(folder: Path, inspection: Inspection) -> AdapterRejected:
+    errors = [problem for problem in inspection.problems if problem.severity == "error"]
+    more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
+    return AdapterRejected(
+        f"{folder.name} cannot be published: {errors[0].message}{more}",
+        inspection.problems,
+        remedy=errors[0].remedy,
+    )
+
+
+@contextmanager
+def _translated(
+    settings: RegistrySettings, what: str, needed: int = _SPARE_BYTES
+) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _disk_full(settings, needed) from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise RegistryUnavailable(
+            f"{what}: {error.strerror or error}{where}",
+            remedy=f"make {settings.home} writable, or set LORIKEET_HOME to another folder",
+        ) from error
+
+
+def _disk_full(settings: RegistrySettings, needed: int, free: int | None = None) -> DiskFull:
+    if free is None:
+        free = shutil.disk_usage(settings.home).free
+    return DiskFull(
+        f"{needed / 1e6:.1f} MB are needed in {settings.home}, {free / 1e6:.1f} MB are free",
+        needed=needed,
+        free=free,
+        remedy="free some space, remove old versions, or set LORIKEET_HOME to a larger disk",
+    )

@@ -1,0 +1,69 @@
+"""The registry's tables. What is a blob stays in the file system, beside its manifest."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import DateTime, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Table(DeclarativeBase):
+    """What every table is declared on."""
+
+
+class AdapterRow(Table):
+    """A name that was published under, and the last number given out: numbers never come again."""
+
+    __tablename__ = "adapters"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    last_number: Mapped[int] = mapped_column(default=0)
+
+
+class VersionRow(Table):
+    """One version. A removed one stays, with `removed_at`: its number and path are used up."""
+
+    __tablename__ = "versions"
+    __table_args__ = (
+        UniqueConstraint("name", "number"),
+        Index("versions_by_content", "name", "digest"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"))
+    number: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(71))
+    base_digest: Mapped[str] = mapped_column(String(71))
+    folder: Mapped[str] = mapped_column(String(160))
+    """Relative to the folder of adapters: `<name>/<number>-<digest12>`."""
+    manifest: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    removed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+
+
+class AliasRow(Table):
+    """Where an alias of an adapter points. `latest` is not kept: it is the highest number."""
+
+    __tablename__ = "aliases"
+
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(32), primary_key=True)
+    number: Mapped[int]
+
+
+class PromotionRow(Table):
+    """One move of an alias. A rollback marks the promotion it takes back as `undone_at`."""
+
+    __tablename__ = "promotions"
+    __table_args__ = (Index("promotions_by_alias", "name", "alias"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"))
+    alias: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int]
+    replaced: Mapped[int | None] = mapped_column(default=None)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    undone_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)

@@ -1,0 +1,28 @@
+"""A published version of an adapter: the files on disk, what the manifest says, its aliases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable version.
+
+    `path` is the absolute folder of the adapter's files, never reused and never rewritten;
+    `digest` is short ("sha256:" and 12 hexadecimal digits), the manifest has the whole one;
+    `aliases` are those that pointed here when the version was read.
+    """
+
+    name: str
+    number: int
+    digest: str
+    path: Path
+    manifest: Manifest
+    aliases: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        """The name that always means this version: `titulares@3`."""
+        return f"{self.name}@{self.number}"

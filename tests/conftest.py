@@ -1,0 +1,147 @@
+"""What every package's tests share: a fresh data folder, a tiny base model, adapters for it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from registry import DEFAULT_BASE, Base, RegistrySettings, resolve_base
+from registry.base_modules import linear_modules
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TINY_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 49152,
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "dtype": "float32",
+}
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+class MakeAdapter(Protocol):
+    """Writes a valid PEFT adapter for `base` into `folder` and returns it.
+
+    A and B are normal with standard deviation `scale`; equal arguments write equal bytes.
+    """
+
+    def __call__(
+        self,
+        folder: Path,
+        base: Base | Path,
+        *,
+        rank: int = 8,
+        alpha: float = 16,
+        targets: Sequence[str] = ALL_LINEAR,
+        seed: int = 0,
+        scale: float = 0.02,
+    ) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def embedded_base() -> Base:
+    """The embedded base in the data folder of whoever runs the tests; made there the first time."""
+    return resolve_base(DEFAULT_BASE, RegistrySettings())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_base: Base) -> Path:
+    """A fresh LORIKEET_HOME that has the embedded base already."""
+    home = tmp_path / "home"
+    (home / "bases").mkdir(parents=True)
+    (home / "bases" / DEFAULT_BASE).symlink_to(embedded_base.path, target_is_directory=True)
+    monkeypatch.setenv("LORIKEET_HOME", str(home))
+    monkeypatch.delenv("LORIKEET_DATABASE_URL", raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory, embedded_base: Base) -> Path:
+    """Folder of a random 2-layer Llama (hidden 64, 4 heads over 2) with SmolLM2's tokenizer."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    folder.mkdir()
+    for name in COMPANIONS:
+        shutil.copyfile(embedded_base.path / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG, indent=2))
+    random = np.random.default_rng(0)
+    shapes = {"model.embed_tokens": (49152, 64)}
+    tensors = {"model.norm.weight": np.ones(64, dtype=np.float32)}
+    for layer in range(2):
+        prefix = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{prefix}.{norm}.weight"] = np.ones(64, dtype=np.float32)
+        for name, features in (("q", 64), ("k", 32), ("v", 32), ("o", 64)):
+            shapes[f"{prefix}.self_attn.{name}_proj"] = (features, 64)
+        shapes[f"{prefix}.mlp.gate_proj"] = shapes[f"{prefix}.mlp.up_proj"] = (128, 64)
+        shapes[f"{prefix}.mlp.down_proj"] = (64, 128)
+    for name, shape in shapes.items():
+        tensors[f"{name}.weight"] = random.normal(0, 0.02, shape).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_adapter() -> MakeAdapter:
+    """The function that writes adapters, as `MakeAdapter` says."""
+    return _write_adapter
+
+
+def _write_adapter(
+    folder: Path,
+    base: Base | Path,
+    *,
+    rank: int = 8,
+    alpha: float = 16,
+    targets: Sequence[str] = ALL_LINEAR,
+    seed: int = 0,
+    scale: float = 0.02,
+) -> Path:
+    random = np.random.default_rng(seed)
+    path = base if isinstance(base, Path) else base.path
+    tensors = {}
+    for module, (outputs, inputs) in linear_modules(path).items():
+        if module.rpartition(".")[2] in targets:
+            for half, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
+                values = random.normal(0, scale, shape).astype(np.float32)
+                tensors[f"base_model.model.{module}.lora_{half}.weight"] = values
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": path.name if isinstance(base, Path) else base.id,
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
