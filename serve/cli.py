@@ -65,7 +65,7 @@ def serve(
     ] = None,
     max_lora_rank: Annotated[
         int | None,
-        typer.Option(help="Largest rank served. [dim]16[/]", rich_help_panel=CAPACITY),
+        typer.Option(help="Largest rank served. [dim]64[/]", rich_help_panel=CAPACITY),
     ] = None,
     max_loaded: Annotated[
         int | None,

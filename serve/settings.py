@@ -34,7 +34,8 @@ class ServeSettings(BaseSettings):
     """Prompt and answer in tokens; None: what the base was trained for, 8192 at most on a CPU."""
     max_loras: int = Field(default=8, ge=1, le=512)
     """Adapters that one batch can hold."""
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 64
+    """Largest rank served; the default is what the registry accepts."""
     max_loaded: int = Field(default=64, ge=1)
     """Adapters that are kept loaded; the least recently used idle one makes room."""
     max_num_seqs: int = Field(default=32, ge=1)

@@ -17,10 +17,7 @@ BASE = -1
 """The slot number of a row that no adapter applies to."""
 
 _SHORT = 16
-"""A slot with at most this many rows shares a batched product; one with more has its own."""
-
-_PADDING = 2
-"""A batched product may compute at most this many times the rows that are really there."""
+"""Slots share a batched product while each has at most this many rows; a longer one pays alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +25,13 @@ class Segment:
     """`width` rows of each of the slots `first` to `first + count - 1`.
 
     `rows` holds the `count * width` row numbers, slot by slot: a slice where they follow each other
-    in the step, an index otherwise. A slot with fewer than `width` rows repeats its last one;
-    `kept` then lists the positions in `rows` without these repeats, and `targets` their rows.
+    in the step, an index otherwise.
     """
 
     first: int
     count: int
     width: int
     rows: slice | torch.Tensor
-    kept: torch.Tensor | None = None
-    targets: torch.Tensor | None = None
 
     def gather(self, matrix: torch.Tensor) -> torch.Tensor:
         """The segment's rows of `matrix` (rows, features): a view for a slice, else a copy."""
@@ -47,12 +41,8 @@ class Segment:
 
     def scatter(self, matrix: torch.Tensor, values: torch.Tensor) -> None:
         """Write back what `gather` gave, after it was changed in place."""
-        if isinstance(self.rows, slice):
-            return
-        if self.kept is None or self.targets is None:
+        if not isinstance(self.rows, slice):
             matrix.index_copy_(0, self.rows, values)
-        else:
-            matrix.index_copy_(0, self.targets, values.index_select(0, self.kept))
 
 
 def group_rows(slots: npt.NDArray[np.int64]) -> tuple[Segment, ...]:
@@ -63,45 +53,30 @@ def group_rows(slots: npt.NDArray[np.int64]) -> tuple[Segment, ...]:
     alone has none.
     """
     order = np.argsort(slots, kind="stable")
-    order = order[np.searchsorted(slots[order], 0) :]
+    order = order[np.searchsorted(slots[order], BASE, side="right") :]
     if order.size == 0:
         return ()
     present, starts = np.unique(slots[order], return_index=True)
     rows = dict(zip(present.tolist(), np.split(order, starts[1:]), strict=True))
-    return tuple(_segment(run, [rows[slot] for slot in run]) for run in _runs(rows))
+    return tuple(
+        Segment(run.start, len(run), rows[run.start].size, _span([rows[slot] for slot in run]))
+        for run in _runs({slot: own.size for slot, own in rows.items()})
+    )
 
 
-def _runs(rows: dict[int, npt.NDArray[np.int64]]) -> Iterator[range]:
-    """Split the slots into ranges without a gap, whose rows are worth padding to one width."""
-    start: int | None = None
-    stop, widest, total = 0, 0, 0
-    for slot, own in rows.items():
-        grown = max(widest, own.size) * (slot + 1 - start) if start is not None else 0
-        if (
-            start is not None
-            and slot == stop
-            and own.size <= _SHORT
-            and widest <= _SHORT
-            and grown <= _PADDING * (total + own.size)
-        ):
-            stop, widest, total = slot + 1, max(widest, own.size), total + own.size
-            continue
-        if start is not None:
+def _runs(sizes: dict[int, int]) -> Iterator[range]:
+    """Split the slots, in their order, into ranges without a gap whose slots have equal sizes."""
+    start = stop = next(iter(sizes))
+    for slot, size in sizes.items():
+        if slot > start and (slot != stop or size > _SHORT or size != sizes[start]):
             yield range(start, stop)
-        start, stop, widest, total = slot, slot + 1, own.size, own.size
-    if start is not None:
-        yield range(start, stop)
+            start = slot
+        stop = slot + 1
+    yield range(start, stop)
 
 
-def _segment(run: range, rows: list[npt.NDArray[np.int64]]) -> Segment:
-    width = max(own.size for own in rows)
-    padded = np.concatenate([np.pad(own, (0, width - own.size), mode="edge") for own in rows])
-    if (np.diff(padded) == 1).all():
-        span = slice(int(padded[0]), int(padded[-1]) + 1)
-        return Segment(run.start, len(run), width, span)
-    index = torch.from_numpy(padded)
-    if all(own.size == width for own in rows):
-        return Segment(run.start, len(run), width, index)
-    kept = np.concatenate([np.arange(own.size) + i * width for i, own in enumerate(rows)])
-    targets = torch.from_numpy(padded[kept])
-    return Segment(run.start, len(run), width, index, torch.from_numpy(kept), targets)
+def _span(rows: list[npt.NDArray[np.int64]]) -> slice | torch.Tensor:
+    joined = np.concatenate(rows)
+    if (np.diff(joined) == 1).all():
+        return slice(int(joined[0]), int(joined[-1]) + 1)
+    return torch.from_numpy(joined)

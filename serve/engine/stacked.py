@@ -30,21 +30,23 @@ class StackedFactors:
     """The stacks of one layer: `a` (slots, 1, max rank, inputs), `b` (slots, 1, outputs, max rank).
 
     The stacks stay vLLM's own and are never copied. Loading an adapter writes into them, which
-    their version counters tell.
+    their version counters tell; stacks made in inference mode have none and are read whole.
     """
 
     def __init__(self, a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> None:
         assert len(a) == len(b), "every projection has two factors"
         self._a = a
         self._b = b
+        self._tracked = not any(stack.is_inference() for stack in a)
         self._version = -1
         self._views: dict[tuple[int, int], tuple[Factors, ...]] = {}
 
     def factors(self, first: int, count: int) -> tuple[Factors, ...]:
         """Views of `count` slots from `first` on, without the projections that they leave alone."""
         version = 0
-        for stack in self._a:
-            version += stack._version
+        if self._tracked:
+            for stack in self._a:
+                version += stack._version
         if version != self._version:
             self._views.clear()
             self._version = version
@@ -61,7 +63,7 @@ class StackedFactors:
         for a, b in zip(self._a, self._b, strict=True):
             start, stop = stop, stop + b.shape[2]
             down = a[first : first + count, 0]
-            rank = _rank(down)
+            rank = _rank(down) if self._tracked else down.shape[1]
             if rank == 0:
                 continue
             down = down[:, :rank].transpose(1, 2)

@@ -54,6 +54,8 @@ from serve.settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 CPU_MAX_MODEL_LEN = 8192
+LORA_TOLERANCE = 1e-4
+LORA_PROBE = "serve.engine.cpu_lora.LoraProbe"
 UNBOUNDED_METRIC = "vllm:lora_requests_info"
 
 
@@ -208,6 +210,7 @@ class VLLMEngine:
         if nf4:
             options += ["--quantization", "bitsandbytes"]
         if cpu:
+            options += ["--worker-extension-cls", LORA_PROBE]
             options += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 1024**3))]
             if not settings.max_model_len:
                 longest = self._base_positions() or CPU_MAX_MODEL_LEN
@@ -224,7 +227,20 @@ class VLLMEngine:
         return positions
 
     async def _verify_lora_product(self) -> None:
-        pass
+        """Ask the worker that our CPU product is in place: stock vLLM leaks between adapters.
+
+        Raises: EngineFailed.
+        """
+        if not current_platform.is_cpu():
+            return
+        for report in await self._running().collective_rpc("probe_cpu_lora"):
+            exact = report["base_rows_untouched"] and report["max_error"] < LORA_TOLERANCE
+            if not (report["active"] and exact):
+                raise EngineFailed(
+                    f"the engine's LoRA product is not Lorikeet's, or not exact: {report}",
+                    remedy="install lorikeet into the environment of vllm (make install), "
+                    "which registers its vLLM plug-in",
+                )
 
 
 class ObservedLLM(AsyncLLM):  # type: ignore[misc]
