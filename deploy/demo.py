@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from deploy.child_server import ChildFailed, child_server
 from registry import DEFAULT_BASE, LorikeetError, Registry, RegistrySettings, UnknownAdapter
+from serve.child import ChildFailed, child_server
 
 EXAMPLES = Path(__file__).parent.parent / "train" / "examples"
 QUESTIONS = 6
@@ -82,7 +82,8 @@ def main(
             def on_wait(seconds: float) -> None:
                 status.update(f"Starting the server ({seconds:.0f} s)")
 
-            url = stack.enter_context(child_server(["--base", DEFAULT_BASE], log, on_wait=on_wait))
+            server = child_server(["--base", DEFAULT_BASE], log, on_wait=on_wait)
+            url = stack.enter_context(server).url
         console.print(f"Ready on {url}/v1 (its log: {log})")
         asyncio.run(_ask_and_measure(url))
     _how_to_go_on(time.monotonic() - started)

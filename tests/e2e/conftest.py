@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from deploy.child_server import child_server
 from registry import DEFAULT_BASE, Base, Registry, RegistrySettings
+from serve.child import child_server
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "train" / "examples" / "opl" / "train.jsonl"
@@ -89,8 +89,8 @@ def server(
     """The address of `lorikeet serve` on the real engine."""
     log = tmp_path_factory.mktemp("server") / "server.log"
     options = ["--max-loras", str(MAX_LORAS), "--kv-cache-gib", "0.5"]
-    with child_server(options, log, env={"LORIKEET_HOME": str(e2e_home)}) as url:
-        yield url
+    with child_server(options, log, env={"LORIKEET_HOME": str(e2e_home)}) as child:
+        yield child.url
 
 
 @pytest.fixture(scope="session")

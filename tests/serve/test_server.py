@@ -8,13 +8,13 @@ from pathlib import Path
 
 import httpx
 
-from deploy.child_server import child_server, free_port
+from serve.child import child_server, free_port
 
 
 def test_serve_ask_and_stop(home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with child_server(["--engine", "echo"], log) as url:
-        asked = [sys.executable, "-m", "lorikeet", "ask", "--url", f"{url}/v1"]
+    with child_server(["--engine", "echo"], log) as server:
+        asked = [sys.executable, "-m", "lorikeet", "ask", "--url", f"{server.url}/v1"]
         answer = subprocess.run(
             [*asked, "smollm2-135m-instruct", "hello"], capture_output=True, text=True
         )

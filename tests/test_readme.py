@@ -1,0 +1,103 @@
+"""The README's commands, run as they stand: only the paths, the port and the base are the test's.
+
+Training runs on a tiny base for one step; the server is the echo engine, which needs no model.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lorikeet import app
+from registry import Registry, RegistrySettings, resolve_base
+from serve.child import child_server
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(bash|python|json)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+QUICK = (
+    "--set max_steps=1 --set max_eval_rows=1 --set eval_fraction=0.4 "
+    "--set max_new_tokens=2 --set baselines=false --set max_length=512"
+)
+
+
+def test_every_make_target_exists() -> None:
+    targets = {line.split()[1] for line in COMMANDS if line.startswith("make ")}
+    targets |= set(re.findall(r"`make ([a-z]+)`", README))
+    assert {"demo", "test", "check", "bench", "lock", "help"} <= targets
+    for target in targets:
+        done = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_file_that_it_names_is_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    tree = re.findall(r"^([a-z]+(?:/|\.py)) ", README, re.MULTILINE)
+    assert links
+    assert tree
+    for path in [*links, *tree]:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.timeout(300)
+def test_the_tour(
+    home: Path, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
+) -> None:
+    """Every command of the tour in its order, and the Python lines against the server."""
+    (rows,) = (block for kind, block in BLOCKS if kind == "json")
+    same_shape = rows.splitlines()[0]
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(same_shape.replace("OPL", f"OPL {i}") for i in range(5)) + "\n"
+    )
+    base = resolve_base(tiny_base, RegistrySettings(home=home))
+    make_adapter(tmp_path / "path" / "to" / "adapter", base)
+    log = tmp_path / "server.log"
+    (program,) = (block for kind, block in BLOCKS if kind == "python")
+    with child_server(["--engine", "echo", "--base", str(tiny_base)], log) as server:
+        url, ran = server.url, 0
+        for line in COMMANDS:
+            if line.startswith(("make ", "lorikeet serve ")):
+                continue  # the first are checked above, the server runs already
+            _run(_for_the_test(line, url, tiny_base), tmp_path)
+            ran += 1
+            if line.startswith("lorikeet ask"):
+                program = program.replace("http://127.0.0.1:8000", url)
+                assert "support@1 support@1: Who made OPL?" in _run(
+                    f"{sys.executable} -c '{program}'", tmp_path
+                )
+    assert ran >= 10
+    with Registry.open(RegistrySettings(home=home)) as registry:
+        assert {version.reference for version in registry.list()} == {"support@1"}
+
+
+def test_the_serve_command_of_the_tour_is_valid() -> None:
+    (line,) = (line for line in COMMANDS if line.startswith("lorikeet serve "))
+    result = CliRunner().invoke(app, [*line.split()[1:], "--help"])
+    assert result.exit_code == 0
+
+
+def _for_the_test(line: str, url: str, tiny_base: Path) -> str:
+    line = re.sub(r"^lorikeet", f"{sys.executable} -m lorikeet", line)
+    line = line.replace("http://127.0.0.1:8000", url)
+    if " train " in line:
+        line += f" --base {tiny_base} {QUICK}"
+    if " ask " in line:
+        line += f" --url {url}/v1"
+    if " check " in line or " import " in line:
+        line += f" --base {tiny_base}"
+    return line
+
+
+def _run(command: str, folder: Path) -> str:
+    done = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
