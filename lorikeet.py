@@ -3,17 +3,14 @@
 Exit codes: 0 done, 1 failed (the error says what, and how to mend it), 2 wrong usage, 130 Ctrl-C.
 """
 
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import registry.cli
 import serve.cli
 import train.cli
-from registry import LorikeetError
+from registry.terminal import clear_errors
 
 app = typer.Typer(
     name="lorikeet",
@@ -49,20 +46,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; every expected failure is one clear error, never a traceback."""
-    console = Console(stderr=True, highlight=False)
-    try:
+    with clear_errors():
         app()
-    except LorikeetError as error:
-        console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
-        if error.remedy:
-            console.print(f"  [cyan]→[/] {escape(error.remedy)}", soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was left half-written")
-        sys.exit(130)
-    except BrokenPipeError:  # `lorikeet adapters list | head`
-        sys.stderr.close()
-        sys.exit(141)
 
 
 if __name__ == "__main__":

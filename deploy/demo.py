@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from registry import DEFAULT_BASE, LorikeetError, Registry, RegistrySettings, UnknownAdapter
+from registry import DEFAULT_BASE, Registry, RegistrySettings, UnknownAdapter
+from registry.terminal import clear_errors
 from serve.child import ChildFailed, child_server
 
 EXAMPLES = Path(__file__).parent.parent / "train" / "examples"
@@ -216,8 +217,5 @@ def _how_to_go_on(seconds: float) -> None:
 if __name__ == "__main__":
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(main)
-    try:
+    with clear_errors():
         app()
-    except LorikeetError as error:
-        console.print(f"[red]error:[/] {error.message}\n  → {error.remedy}")
-        sys.exit(error.exit_code)

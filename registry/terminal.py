@@ -1,0 +1,32 @@
+"""How a command ends when it fails: one clear error that names the remedy, and an exit code."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+
+from registry.errors import LorikeetError
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn every expected failure of a command into its message, its remedy and its exit code.
+
+    1 failed, 2 wrong usage, 130 Ctrl-C, 141 the reader of a pipe went away.
+    """
+    console = Console(stderr=True, highlight=False)
+    try:
+        yield
+    except LorikeetError as error:
+        console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+        if error.remedy:
+            console.print(f"  [cyan]→[/] {escape(error.remedy)}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was left half-written")
+        sys.exit(130)
+    except BrokenPipeError:  # `lorikeet adapters list | head`
+        sys.stderr.close()
+        sys.exit(141)

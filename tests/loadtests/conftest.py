@@ -1,0 +1,84 @@
+"""An OpenAI-shaped server whose delays and token counts are known."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+FIRST_SECONDS = 0.2
+GAP_SECONDS = 0.05
+PIECES = 6
+TOKENS_A_PIECE = 2
+
+
+@dataclass
+class FakeServer:
+    """Streams `PIECES` pieces of `TOKENS_A_PIECE` tokens: the first late, the others in step."""
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def application(self) -> Starlette:
+        """Its routes."""
+        return Starlette(
+            routes=[
+                Route("/v1/models", self.models),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            ]
+        )
+
+    async def models(self, request: Request) -> Response:
+        """Two adapters and their base."""
+        names = [("base", None), ("red", "base"), ("blue", "base")]
+        return JSONResponse({"data": [{"id": name, "parent": parent} for name, parent in names]})
+
+    async def chat(self, request: Request) -> Response:
+        """A stream; the model `broken` stops without an end, and `unknown` is refused."""
+        model = (await request.json())["model"]
+        self.asked.append(model)
+        if model == "unknown":
+            return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
+        return StreamingResponse(self.events(model), media_type="text/event-stream")
+
+    async def events(self, model: str) -> AsyncIterator[str]:
+        """The role, the text, the usage, the end."""
+        yield event({"role": "assistant", "content": ""})
+        await asyncio.sleep(FIRST_SECONDS)
+        for piece in range(PIECES):
+            if piece:
+                await asyncio.sleep(GAP_SECONDS)
+            yield event({"content": f"piece {piece} "})
+            if model == "broken":
+                return
+        usage = {"completion_tokens": PIECES * TOKENS_A_PIECE}
+        yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
+        yield "data: [DONE]\n\n"
+
+
+def event(delta: dict[str, str]) -> str:
+    """One server-sent event."""
+    return f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n"
+
+
+@pytest.fixture
+def fake_server() -> Iterator[FakeServer]:
+    """The server, on a free port of this machine, in a thread."""
+    fake = FakeServer()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fake.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(fake.application(), log_level="error", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield fake
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,110 @@
+"""The arithmetic of scores, and what is asked of the model."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.evaluation import (
+    choose_examples,
+    evaluate,
+    normalised,
+    score,
+    task_of,
+    token_f1,
+    wilson_interval,
+    with_examples,
+)
+from train.formats import Chat, Message
+
+
+def chat(question: str, answer: str, system: str | None = None) -> Chat:
+    head = (Message("system", system),) if system else ()
+    return Chat(1, (*head, Message("user", question), Message("assistant", answer)))
+
+
+def test_answers_are_compared_without_case_outer_punctuation_and_spacing() -> None:
+    assert normalised("  «Electrónica».\n") == normalised("electro\u0301nica")
+    assert normalised("a  b") == "a b"
+    assert normalised("Hogar") != normalised("Hogares")
+    assert normalised("Electronica") != normalised("Electrónica")
+
+
+@pytest.mark.parametrize(
+    ("correct", "rows", "low", "high"),
+    # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine
+    # 17 (1998), 857-872, table I, method 3.
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilsons_interval_is_the_published_one(
+    correct: int, rows: int, low: float, high: float
+) -> None:
+    assert wilson_interval(correct, rows) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
+    correct, rows = counts
+    low, high = wilson_interval(correct, rows)
+    assert 0 <= low <= correct / rows <= high <= 1
+    other_low, other_high = wilson_interval(rows - correct, rows)
+    assert math.isclose(low, 1 - other_high, abs_tol=1e-12)
+    assert math.isclose(high, 1 - other_low, abs_tol=1e-12)
+
+
+def test_no_rows_say_nothing() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_token_f1() -> None:
+    assert token_f1("Psion Ltd created OPL.", "psion ltd created opl") == 1
+    assert token_f1("a b c", "b c d e") == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    assert token_f1("a a a", "a b") == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
+    assert token_f1("x", "y") == 0
+    assert token_f1("", "y") == 0
+    assert token_f1("!", "?") == 1
+
+
+def test_score_counts_right_answers_and_those_that_hold_the_right_one() -> None:
+    result = score(["Hogar.", "es Hogar", "Deportes", ""], ["Hogar"] * 3 + ["Deportes"], 0.5)
+    assert (result.rows, result.correct, result.accuracy) == (4, 1, 0.25)
+    assert result.contains == 0.5
+    assert (result.low, result.high) == wilson_interval(1, 4)
+    assert result.loss == 0.5
+
+
+def test_labels_and_free_text_are_told_apart() -> None:
+    assert task_of(["Hogar", "Deportes", "Hogar", "deportes."]) == "labels"
+    assert task_of(["Hogar", "Deportes"]) == "text"
+    assert task_of(["one two three four five"] * 9) == "text"
+
+
+def test_the_model_is_asked_with_the_examples_before_the_question() -> None:
+    asked: list[Sequence[Message]] = []
+
+    def generate(prompts: Sequence[Sequence[Message]]) -> list[str]:
+        asked.extend(prompts)
+        return ["B" for _ in prompts]
+
+    held_out = [chat("q1", "b", system="s"), chat("q2", "c")]
+    examples = [chat("e1", "a", system="other")]
+    result = evaluate(generate, held_out, examples=examples)
+    assert (result.correct, result.rows) == (1, 2)
+    shot = [Message("user", "e1"), Message("assistant", "a")]
+    assert list(asked[0]) == [Message("system", "s"), *shot, Message("user", "q1")]
+    assert list(asked[1]) == [*shot, Message("user", "q2")]
+    assert with_examples(held_out[0].prompt, ()) == held_out[0].prompt
+
+
+def test_examples_take_each_answer_in_turn() -> None:
+    chats = [chat("1", "a"), chat("2", "a"), chat("3", "b"), chat("4", "A."), chat("5", "c")]
+    assert [c.prompt[0].content for c in choose_examples(chats, 4)] == ["1", "3", "5", "2"]
+    assert len(choose_examples(chats, 9)) == 5
+    assert choose_examples([], 3) == []

@@ -1,0 +1,83 @@
+"""Settings: defaults, file and overrides; every mistake told at once."""
+
+from pathlib import Path
+
+import pytest
+
+from train.errors import SettingsError
+from train.settings import TrainSettings, load_settings
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text("epochs: 7\nrank: 8\nlearning_rate: 1e-3\n")
+    settings = load_settings(config, ["rank=4", "targets=q_proj, v_proj"])
+    assert (settings.epochs, settings.rank, settings.learning_rate) == (7.0, 4, 1e-3)
+    assert settings.targets == ("q_proj", "v_proj")
+    assert settings.batch_size == TrainSettings().batch_size
+
+
+def test_alpha_follows_the_rank_unless_it_is_set() -> None:
+    assert load_settings(None, ["rank=4"]).lora_alpha == 8
+    assert load_settings(None, ["rank=4", "alpha=16"]).lora_alpha == 16
+
+
+def test_a_path_in_the_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text("few_shot_data: shots.jsonl\n")
+    assert load_settings(config).few_shot_data == tmp_path / "shots.jsonl"
+    assert load_settings(None, ["few_shot_data=a/b.jsonl"]).few_shot_data == Path("a/b.jsonl")
+
+
+def test_every_mistake_is_told_at_once_and_an_unknown_name_gets_the_nearest() -> None:
+    wrong = ["learning_rat=1", "rank=0", "quantization=nf5", "epochs=.nan", "noequals", "zzz=1"]
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, wrong)
+    message = caught.value.message
+    assert len(caught.value.problems) == len(wrong)
+    assert "did you mean learning_rate?" in message
+    for part in ("rank=0", "'nf5'", "epochs=nan", "noequals", "zzz: there is no such setting"):
+        assert part in message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "learning_rate=.inf",
+        "learning_rate=-1",
+        "rank=65",
+        "eval_fraction=1",
+        "targets=lm_head",
+        "targets=[]",
+        "batch_size=0",
+        "dropout=x",
+        "max_length=2",
+        "gradient_checkpointing=perhaps",
+    ],
+)
+def test_impossible_values_are_refused_by_name(override: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, [override])
+    assert [
+        problem.startswith(override.partition("=")[0]) for problem in caught.value.problems
+    ] == [True]
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\xff", "just text"])
+def test_a_file_that_holds_no_settings_is_one_error(tmp_path: Path, content: str) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_bytes(content.encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"recipe\.yaml"):
+        load_settings(config)
+
+
+def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LORIKEET_TRAIN_RANK", "3")
+    assert load_settings() == TrainSettings()

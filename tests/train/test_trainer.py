@@ -1,0 +1,219 @@
+"""The real thing, small: NF4 by bitsandbytes, LoRA by PEFT, SFTTrainer, a tiny Llama."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from registry import Base, DiskFull, RegistrySettings, UnknownAdapter, resolve_base
+from train import trainer
+from train.batches import Collator, answer_logits, answer_loss, can_share_prefix, prefix_length
+from train.errors import LossNotFinite, OutOfMemory, SettingsError, TrainingFailed
+from train.formats import Chat, Message
+from train.generation import greedy_answers, mean_loss
+from train.hardware import Hardware
+from train.masking import IGNORED, ChatEncoder, Encoded
+from train.progress import Step
+from train.settings import TrainSettings
+
+CPU = Hardware("cpu", "test", "float32", threads=2)
+QUICK = TrainSettings(
+    epochs=3, batch_size=4, learning_rate=2e-2, rank=4, scheduler="constant", warmup=0.0
+)
+COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The tiny base as the registry knows it."""
+    return resolve_base(tiny_base, RegistrySettings(home=tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Base) -> Any:
+    """The tiny base's tokenizer."""
+    return trainer.load_tokenizer(base)
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer: Any) -> list[Encoded]:
+    """Eight rows of two wordings: what colour something is."""
+    encoder = ChatEncoder(tokenizer, "tiny")
+    chats = [
+        Chat(1, (Message("user", question.format(thing)), Message("assistant", colour)))
+        for question in ("What colour is {}?", "Which colour does {} have, please?")
+        for thing, colour in COLOURS.items()
+    ]
+    return [encoded for chat in chats for encoded in encoder.encode(chat)]
+
+
+@pytest.fixture(scope="module")
+def model(base: Base) -> Any:
+    """The tiny base, in full precision."""
+    return trainer.load_base(base, TrainSettings(quantization="none"), CPU)
+
+
+def test_a_batch_with_a_shared_prefix_gives_the_loss_and_gradients_of_each_row_alone(
+    model: Any, rows: list[Encoded]
+) -> None:
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    assert can_share_prefix(model)
+    assert prefix_length(rows) > 20
+    losses, gradients = [], []
+    for batches in ([[row] for row in rows], [rows]):
+        model.zero_grad()
+        total = torch.zeros(())
+        for batch in batches:
+            total = total + answer_loss(*answer_logits(model, Collator(2).collate(batch)))
+        total.backward()
+        losses.append(total.item())
+        gradients.append(weight.grad.clone())
+    reference = 0.0
+    for row in rows:  # as the model's own forward has it, all positions, no padding
+        ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+        mean = model(input_ids=ids, labels=labels).loss
+        reference += mean.item() * row.trained_tokens
+    assert losses == pytest.approx([reference, reference], rel=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_prefix_stops_before_the_trained_tokens_and_is_dropped_when_short() -> None:
+    row = Encoded(tuple(range(20)), (*([IGNORED] * 12), *range(12, 20)))
+    assert prefix_length([row, row]) == 11
+    assert prefix_length([row]) == 0
+    other = Encoded((0, 1, 2, 9), (IGNORED, IGNORED, IGNORED, 9))
+    assert prefix_length([row, other]) == 0
+
+
+def test_answers_in_a_batch_are_those_of_each_prompt_alone(model: Any, tokenizer: Any) -> None:
+    encoder = ChatEncoder(tokenizer, "tiny")
+    prompts = [
+        encoder.prompt_ids([Message("user", text)]) for text in ("a", "b c d", "e " * 30, "f g")
+    ]
+    arguments: dict[str, Any] = {"stop_ids": (2,), "pad_id": 2, "max_new_tokens": 6}
+    together = greedy_answers(model, prompts, batch_size=3, **arguments)
+    assert together == [
+        greedy_answers(model, [prompt], batch_size=1, **arguments)[0] for prompt in prompts
+    ]
+    generated = model.generate(
+        torch.tensor([prompts[2]]), do_sample=False, max_new_tokens=6, pad_token_id=2
+    )
+    assert together[2] == generated[0, len(prompts[2]) :].tolist()
+    stopped = greedy_answers(
+        model, prompts, batch_size=4, **{**arguments, "stop_ids": (together[1][2],)}
+    )
+    assert stopped[1] == together[1][: together[1].index(together[1][2])]
+    assert greedy_answers(model, [], batch_size=4, **arguments) == []
+
+
+def test_training_lowers_the_loss_and_one_seed_gives_one_adapter(
+    base: Base, tokenizer: Any, rows: list[Encoded], tmp_path: Path
+) -> None:
+    written = []
+    for run in range(2):
+        steps: list[Step] = []
+        model = trainer.load_base(base, QUICK, CPU)
+        assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+        trained = trainer.train_adapter(model, tokenizer, rows, QUICK, CPU, steps.append)
+        assert (trained.steps, len(steps), len(trained.losses)) == (6, 6, 6)
+        assert trained.losses[-1] < trained.losses[0] - 0.2
+        assert trained.tokens == 3 * sum(len(row.input_ids) for row in rows)
+        assert trained.trained_tokens == 3 * sum(row.trained_tokens for row in rows)
+        assert [step.number for step in steps] == [1, 2, 3, 4, 5, 6]
+        assert steps[-1].total == 6
+        adapted = mean_loss(trained.model, rows, pad_id=2, batch_size=3)
+        with trained.model.disable_adapter():
+            assert mean_loss(trained.model, rows, pad_id=2, batch_size=8) > adapted + 0.2
+        folder = tmp_path / str(run)
+        folder.mkdir()
+        trainer.save_adapter(trained.model, base, folder)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads(written[0]["adapter_config.json"])
+    assert config["base_model_name_or_path"] == base.id
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+    assert str(base.path) not in written[0]["adapter_config.json"].decode()
+
+
+@pytest.mark.parametrize("quantization", ["int8", "none"])
+def test_the_other_quantisations_train_too(
+    base: Base, tokenizer: Any, rows: list[Encoded], quantization: str
+) -> None:
+    settings = QUICK.model_copy(
+        update={"quantization": quantization, "max_steps": 3, "gradient_checkpointing": True}
+    )
+    model = trainer.load_base(base, settings, CPU)
+    trained = trainer.train_adapter(model, tokenizer, rows, settings, CPU)
+    assert trained.losses[-1] < trained.losses[0]
+    kind = {"int8": "Linear8bitLt", "none": "Linear"}[quantization]
+    layer = trained.model.base_model.model.model.layers[0].mlp.up_proj.base_layer
+    assert type(layer).__name__ == kind
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    base: Base, tokenizer: Any, rows: list[Encoded]
+) -> None:
+    settings = QUICK.model_copy(update={"quantization": "none"})
+    model = trainer.load_base(base, settings, CPU)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(LossNotFinite, match="step 1") as caught:
+        trainer.train_adapter(model, tokenizer, rows, settings, CPU)
+    assert caught.value.remedy is not None
+
+
+def test_a_layer_that_the_base_does_not_have_is_a_settings_error(
+    base: Base, tokenizer: Any, rows: list[Encoded], model: Any
+) -> None:
+    settings = QUICK.model_copy(update={"targets": ("q_proj", "query")})
+    with pytest.raises(SettingsError, match="no layer query; it has down_proj, gate_proj"):
+        trainer.resolve_targets(model, settings)
+    assert trainer.resolve_targets(model, QUICK) == (
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), OutOfMemory),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), OutOfMemory),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemory),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+        (OSError(errno.EIO, "broken"), TrainingFailed),
+        (ValueError("a " * 500), TrainingFailed),
+        (ImportError("no bitsandbytes"), TrainingFailed),
+        (AssertionError(), TrainingFailed),
+    ],
+)
+def test_every_exception_of_a_library_is_mapped(error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught, trainer.library_errors("training"):
+        raise error
+    assert type(caught.value) is kind
+    assert caught.value.__cause__ is error
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("error", [UnknownAdapter("x"), KeyboardInterrupt()])
+def test_our_own_errors_and_interrupts_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, trainer.library_errors("training"):
+        raise error
+    assert caught.value is error
+
+
+def test_a_base_that_cannot_be_loaded_is_one_error(base: Base, tmp_path: Path) -> None:
+    broken = Base("broken", tmp_path, base.digest, base.template_digest, base.tokenizer_digest)
+    with pytest.raises(TrainingFailed, match="loading the tokenizer of broken failed"):
+        trainer.load_tokenizer(broken)
+    with pytest.raises(TrainingFailed, match="loading broken failed"):
+        trainer.load_base(broken, QUICK, CPU)

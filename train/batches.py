@@ -1,0 +1,129 @@
+"""Rows as tensors, padded on the left, with what they all begin with taken out once.
+
+Rows of one task begin alike: the system prompt, then the instruction. A causal model's keys and
+values of that beginning are the same for each of them, so they are computed once, gradients
+included, and the result is that of the plain batch. On the example headlines the beginning is most
+of a row, and a batch of 16 takes less than half the time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from train.masking import IGNORED, Encoded, common_length
+
+if TYPE_CHECKING:
+    import torch
+
+_SHORTEST_PREFIX = 8
+"""Tokens below which a shared prefix is not worth its own forward pass."""
+
+
+def prefix_length(rows: Sequence[Encoded]) -> int:
+    """How many tokens all `rows` begin with before the first trained one; 0 if too few to matter.
+
+    Every row keeps at least one token before its first trained one: the logits that predict the
+    answer come from the rows, not from the prefix.
+    """
+    if len(rows) < 2:
+        return 0
+    common = common_length([row.input_ids for row in rows])
+    first_trained = min(
+        next((i for i, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
+        for row in rows
+    )
+    length = min(common, first_trained - 1)
+    return length if length >= _SHORTEST_PREFIX else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Makes the batch of SFTTrainer's data loader; `share_prefix` takes the common beginning out.
+
+    A batch of B rows, prefix P and longest rest S holds `input_ids` and `labels` (B, S), the
+    `attention_mask` (B, P + S), `position_ids` (B, S) and `prefix_ids` (1, P).
+    """
+
+    pad_id: int
+    share_prefix: bool = True
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, "torch.Tensor"]:
+        """Collate data set items that have `input_ids` and `labels`."""
+        return self.collate(
+            [Encoded(tuple(row["input_ids"]), tuple(row["labels"])) for row in rows]
+        )
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, "torch.Tensor"]:
+        """The batch of `rows`, in their order."""
+        import torch
+
+        shared = prefix_length(rows) if self.share_prefix else 0
+        width = max(len(row.input_ids) for row in rows) - shared
+        ids, labels, mask, positions = [], [], [], []
+        for row in rows:
+            rest = row.input_ids[shared:]
+            padding = width - len(rest)
+            ids.append([self.pad_id] * padding + list(rest))
+            labels.append([IGNORED] * padding + list(row.labels[shared:]))
+            mask.append([1] * shared + [0] * padding + [1] * len(rest))
+            positions.append([shared] * padding + list(range(shared, len(row.input_ids))))
+        return {
+            "input_ids": torch.tensor(ids),
+            "labels": torch.tensor(labels),
+            "attention_mask": torch.tensor(mask),
+            "position_ids": torch.tensor(positions),
+            "prefix_ids": torch.tensor([list(rows[0].input_ids[:shared])], dtype=torch.long),
+        }
+
+
+def can_share_prefix(model: Any) -> bool:
+    """Whether the model keeps plain keys and values in every layer (no window, no state)."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    if getattr(model, "_is_stateful", False):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def answer_logits(model: Any, batch: dict[str, Any]) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Logits (B, K, V) at the K positions that predict a trained token in any row, and labels.
+
+    The labels (B, K) are already those of the next token. The output head is computed at no other
+    position: with a vocabulary of 49,152 it would cost a quarter as much as all layers together.
+    """
+    targets = batch["labels"][:, 1:]
+    where = (targets != IGNORED).any(dim=0).nonzero().flatten()
+    arguments = {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "position_ids": batch["position_ids"],
+        "logits_to_keep": where,
+    }
+    prefix = batch["prefix_ids"]
+    if prefix.shape[1]:
+        cache = prefix_cache(model, prefix)
+        cache.batch_repeat_interleave(batch["input_ids"].shape[0])
+        output = model(**arguments, past_key_values=cache, use_cache=True)
+    else:
+        output = model(**arguments, use_cache=False)
+    return output.logits, targets[:, where]
+
+
+def prefix_cache(model: Any, prefix: "torch.Tensor") -> Any:
+    """The keys and values of `prefix` (1, P) in every layer, with gradients where those are on."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def answer_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """The sum of the negative log-likelihoods (nats) of the trained tokens, in float32."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )

@@ -1,0 +1,104 @@
+"""Which chats are trained on, which are held out, and which are shown in a few-shot prompt."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from train.errors import DataError
+from train.evaluation import choose_examples
+from train.formats import Chat, Message, to_chats
+from train.rows import read_rows
+from train.settings import TrainSettings
+
+T = TypeVar("T")
+OnNote = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Chats, and the file that they come from."""
+
+    path: Path
+    chats: tuple[Chat, ...]
+
+
+def read_part(path: Path, settings: TrainSettings) -> Part:
+    """All chats of a file; raises DataFileMissing or DataError."""
+    return Part(path, tuple(to_chats(path, read_rows(path), settings.data_format)))
+
+
+def read_data(
+    data: Path, eval_data: Path | None, settings: TrainSettings, on_note: OnNote
+) -> tuple[Part, Part]:
+    """The chats to train on and the held-out ones, from `eval_data` or split off by the seed.
+
+    Raises DataFileMissing or DataError; also where all that is held out is trained on.
+    """
+    training = read_part(data, settings)
+    if eval_data is not None:
+        held_out = read_part(eval_data, settings)
+    else:
+        rest, held = hold_out(training.chats, settings.eval_fraction, settings.seed)
+        training, held_out = replace(training, chats=tuple(rest)), Part(data, tuple(held))
+        if settings.eval_fraction and not held:
+            on_note(f"{len(rest)} rows are too few to hold any out: the adapter is not evaluated")
+    overlap = count_overlap(training.chats, held_out.chats)
+    if overlap and overlap == len(held_out.chats):
+        raise DataError(
+            "every held-out row is among the training rows: it would measure nothing",
+            remedy="give --eval-data rows that are not in --data",
+        )
+    if overlap:
+        on_note(f"{overlap} of {len(held_out.chats)} held-out rows are trained on too")
+    return (
+        replace(training, chats=sample(training.chats, settings.max_rows, settings.seed)),
+        replace(held_out, chats=sample(held_out.chats, settings.max_eval_rows, settings.seed)),
+    )
+
+
+def few_shot_examples(settings: TrainSettings, training: Part) -> tuple[Chat, ...]:
+    """What a few-shot prompt shows: rows of `few_shot_data`, or else of the training rows."""
+    if not settings.baselines:
+        return ()
+    if settings.few_shot_data is not None:
+        shown = read_part(settings.few_shot_data, settings).chats
+        return shown[: settings.few_shot_rows]
+    return tuple(choose_examples(training.chats, settings.few_shot_rows))
+
+
+def hold_out(chats: Sequence[Chat], fraction: float, seed: int) -> tuple[list[Chat], list[Chat]]:
+    """The chats to train on, and `fraction` of them held out; both keep the file's order.
+
+    Rows with one and the same prompt stay on one side. Where the rows are too few for the fraction
+    to be one row, none is held out.
+    """
+    groups: dict[tuple[Message, ...], list[int]] = {}
+    for index, chat in enumerate(chats):
+        groups.setdefault(chat.prompt, []).append(index)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    wanted = int(len(chats) * fraction)
+    held: set[int] = set()
+    for group in order:
+        if len(held) + len(group) <= wanted:
+            held.update(group)
+    return (
+        [chat for index, chat in enumerate(chats) if index not in held],
+        [chat for index, chat in enumerate(chats) if index in held],
+    )
+
+
+def sample(items: Sequence[T], most: int | None, seed: int) -> tuple[T, ...]:
+    """At most `most` of `items`, drawn with the seed, in their order; all where `most` is None."""
+    if most is None or most >= len(items):
+        return tuple(items)
+    chosen = set(random.Random(seed).sample(range(len(items)), most))
+    return tuple(item for index, item in enumerate(items) if index in chosen)
+
+
+def count_overlap(training: Sequence[Chat], held_out: Sequence[Chat]) -> int:
+    """How many held-out chats ask what a training chat asks."""
+    asked = {chat.prompt for chat in training}
+    return sum(chat.prompt in asked for chat in held_out)
