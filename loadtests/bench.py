@@ -39,8 +39,10 @@ from loadtests.report import (
     verdicts,
     verdicts_table,
 )
-from loadtests.servers import Capacity, ServerPlan, lorikeet_plan, running, stock_plan
+from loadtests.servers import Capacity, ServerPlan, lorikeet_plan, stock_plan
 from registry import DEFAULT_BASE, Base, LorikeetError, Registry, RegistrySettings, resolve_base
+from registry.terminal import clear_errors
+from serve.child import running
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 SERVERS = {"stock": STOCK, "bound": BOUND, "ours": OURS}
@@ -185,7 +187,12 @@ def _run(
     label = plan.name.lower().replace(" ", "-").replace(",", "")
     turns = []
     status = console.status(f"{plan.name}: starting")
-    with status, running(plan, output / f"{label}.log") as url:
+    log = output / f"{label}.log"
+    with (
+        status,
+        running(plan.command, log, ready_path=plan.ready_path, env=plan.environment) as server,
+    ):
+        url = server.url
         status.update(f"{plan.name}: warming up")
         _warm_up(url, [base.id, *names])
         for number in range(1, load.rounds + 1):
@@ -242,18 +249,9 @@ def main() -> None:
     """The command line; every expected failure is one clear error."""
     app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.command()(bench)
-    errors = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which ends the server
-    try:
+    with clear_errors():
         app()
-    except LorikeetError as error:
-        errors.print(f"error: {error.message}", style="red", markup=False)
-        if error.remedy:
-            errors.print(f"  {error.remedy}", markup=False)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the server was ended")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

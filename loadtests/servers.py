@@ -1,26 +1,9 @@
-"""The servers that are compared, each a child process that ends with the benchmark."""
+"""The servers that are compared: how each is started, alike but for what is compared."""
 
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
-
-from registry import LorikeetError
-
-START_SECONDS = 600
-STOP_SECONDS = 30
-
-
-class ServerFailed(LorikeetError):
-    """A server of the comparison ended, or was not ready in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,63 +67,3 @@ def lorikeet_plan(name: str, base: Path, home: Path, capacity: Capacity) -> Serv
     command += ["--kv-cache-gib", str(capacity.kv_cache_gib)]
     environment = {"LORIKEET_HOME": str(home), "LORIKEET_DATABASE_URL": ""}
     return ServerPlan(name, tuple(command), "/ready", environment)
-
-
-@contextmanager
-def running(plan: ServerPlan, log: Path) -> Iterator[str]:
-    """Start the server, wait until it serves, give its URL, and end it whatever happens.
-
-    The server has a process group of its own: Ctrl-C reaches the benchmark alone, which then ends
-    the server. What it prints goes to `log`. Raises ServerFailed.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*plan.command, "--port", str(port)],
-            env=os.environ | plan.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(process, plan, url, log)
-        yield url
-    finally:
-        _end(process)
-
-
-def _wait_until_ready(
-    process: subprocess.Popen[bytes], plan: ServerPlan, url: str, log: Path
-) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ServerFailed(
-                f"{plan.name} ended with exit code {process.returncode} before it served",
-                remedy=f"read {log}",
-            )
-        try:
-            if httpx.get(url + plan.ready_path, timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.5)
-    raise ServerFailed(
-        f"{plan.name} was not ready after {START_SECONDS} seconds", remedy=f"read {log}"
-    )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to stop; then end what is left of its own process group."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

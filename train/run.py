@@ -22,6 +22,7 @@ from registry import (
     resolve_base,
 )
 from train import trainer
+from train.base_model import load_base, load_tokenizer, stop_ids
 from train.data import Part, few_shot_examples, read_data
 from train.errors import Interrupted
 from train.evaluation import Evaluation
@@ -93,8 +94,8 @@ def _run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     examples = few_shot_examples(settings, training) if held_out.chats else ()
     hardware = detect(settings)
     base = resolve_base(request.base, request.registry_settings, reporter.making)
-    tokenizer = trainer.load_tokenizer(base)
-    encoder = ChatEncoder(tokenizer, base.id, trainer.stop_ids(base))
+    tokenizer = load_tokenizer(base)
+    encoder = ChatEncoder(tokenizer, base.id, stop_ids(base))
     rows = _encode(training, encoder, settings, reporter)
     held_out_rows = _encode(held_out, encoder, settings, reporter)
     reporter.note(
@@ -102,7 +103,7 @@ def _run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         f"{hardware.device}): {len(rows)} rows, {sum(row.length for row in rows):,} tokens, "
         f"{sum(row.trained_tokens for row in rows):,} of them in the loss"
     )
-    model = trainer.load_base(base, settings, hardware)
+    model = load_base(base, settings, hardware)
     sequences = [sequence for row in rows for sequence in row.sequences]
     trained = trainer.train_adapter(model, tokenizer, sequences, settings, hardware, reporter.step)
     evaluation = None

@@ -1,25 +1,22 @@
-"""The QLoRA run: TRL's SFTTrainer on a quantised base. The only importer of trl and bitsandbytes.
+"""The QLoRA run: TRL's SFTTrainer on a quantised base. The only importer of trl and peft.
 
 Rows come tokenised, with labels, so nothing of TRL's own preparation runs. The loss is TRL's `nll`,
-computed at the trained positions only and without its entropy and accuracy bookkeeping. Exceptions
-of the libraries leave as TrainingFailed, OutOfMemory or DiskFull, with the original as the cause.
+computed at the trained positions only and without its entropy and accuracy bookkeeping.
 """
 
-import errno
 import json
-import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import Base, DiskFull, LorikeetError
+from registry import Base
 from train.batches import Collator, answer_logits, answer_loss, can_share_prefix
-from train.errors import BaseNotTrainable, LossNotFinite, OutOfMemory, SettingsError, TrainingFailed
+from train.errors import BaseNotTrainable, LossNotFinite, SettingsError
 from train.hardware import Hardware
+from train.libraries import library_errors
 from train.masking import Encoded
 from train.progress import Step
 from train.settings import TrainSettings
@@ -48,103 +45,6 @@ class Trained:
     def tokens_per_second(self) -> float:
         """Tokens of the rows seen a second of training."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@contextmanager
-def library_errors(doing: str) -> Iterator[None]:
-    """Let LorikeetError and interrupts through; map whatever else is raised while `doing`."""
-    try:
-        yield
-    except LorikeetError:
-        raise
-    except Exception as error:
-        raise _mapped(doing, error) from error
-
-
-def _mapped(doing: str, error: Exception) -> LorikeetError:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) > 300:
-        text = text[:297] + "…"
-    # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a bare RuntimeError.
-    is_memory = isinstance(error, MemoryError) or "out of memory" in text.lower()
-    if is_memory or "can't allocate memory" in text:
-        return OutOfMemory(
-            f"no memory left while {doing}",
-            remedy="lower batch_size (and raise gradient_accumulation), or max_length",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"no disk space left while {doing}", needed=0, remedy="free some space")
-    return TrainingFailed(
-        f"{doing} failed: {type(error).__name__}: {text}",
-        remedy="if the settings look right, report it with the command and this message",
-    )
-
-
-def load_tokenizer(base: Base) -> Any:
-    """The base's tokenizer; its pad token is the one it has, or its stop token."""
-    from transformers import AutoTokenizer
-
-    _quiet()
-    with library_errors(f"loading the tokenizer of {base.id}"):
-        tokenizer = AutoTokenizer.from_pretrained(base.path)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        if tokenizer.pad_token_id is None:
-            raise BaseNotTrainable(
-                f"the tokenizer of {base.id} has neither a pad token nor a stop token",
-                remedy="set eos_token in its tokenizer_config.json",
-            )
-        return tokenizer
-
-
-def stop_ids(base: Base) -> tuple[int, ...]:
-    """The ids at which generation stops, as the base's generation config has them."""
-    from transformers import GenerationConfig
-
-    if not (base.path / "generation_config.json").is_file():
-        return ()
-    with library_errors(f"reading the generation config of {base.id}"):
-        ids = GenerationConfig.from_pretrained(base.path).eos_token_id
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (int(ids),)
-
-
-def load_base(base: Base, settings: TrainSettings, hardware: Hardware) -> Any:
-    """The base model on its device, quantised as the settings say, ready to be adapted."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    _quiet()
-    torch.set_num_threads(hardware.threads)
-    with library_errors(f"loading {base.id}"):
-        model = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            dtype=hardware.torch_dtype,
-            quantization_config=_quantization(settings, hardware),
-            device_map={"": hardware.device if hardware.device == "cpu" else 0},
-        )
-        for module in model.modules():
-            # bitsandbytes repacks 4-bit layers for inference on a CPU with AVX-512 BF16 and then
-            # computes in bfloat16: other numbers than in training, and than on another CPU.
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
-        return model
-
-
-def _quantization(settings: TrainSettings, hardware: Hardware) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if settings.quantization == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=hardware.torch_dtype,
-        )
-    if settings.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return None
 
 
 def resolve_targets(model: Any, settings: TrainSettings) -> tuple[str, ...]:
@@ -363,15 +263,3 @@ def _make_trainer(
 
 def _scheduler(settings: TrainSettings) -> str:
     return "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
-
-
-def _quiet() -> None:
-    """Keep the libraries' own bars and notices off the terminal: ours tell the same."""
-    from datasets.utils.logging import disable_progress_bar
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bar()
-    for name in ("bitsandbytes", "trl", "accelerate"):
-        logging.getLogger(name).setLevel(logging.ERROR)

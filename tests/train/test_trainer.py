@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from registry import Base, DiskFull, RegistrySettings, UnknownAdapter, resolve_base
-from train import trainer
+from train import base_model, trainer
 from train.batches import Collator, answer_logits, answer_loss, can_share_prefix, prefix_length
 from train.errors import LossNotFinite, OutOfMemory, SettingsError, TrainingFailed
 from train.formats import Chat, Message
 from train.generation import greedy_answers, mean_loss
 from train.hardware import Hardware
+from train.libraries import library_errors
 from train.masking import IGNORED, ChatEncoder, Encoded
 from train.progress import Step
 from train.settings import TrainSettings
@@ -35,7 +36,7 @@ def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.fixture(scope="module")
 def tokenizer(base: Base) -> Any:
     """The tiny base's tokenizer."""
-    return trainer.load_tokenizer(base)
+    return base_model.load_tokenizer(base)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def rows(tokenizer: Any) -> list[Encoded]:
 @pytest.fixture(scope="module")
 def model(base: Base) -> Any:
     """The tiny base, in full precision."""
-    return trainer.load_base(base, TrainSettings(quantization="none"), CPU)
+    return base_model.load_base(base, TrainSettings(quantization="none"), CPU)
 
 
 def test_a_batch_with_a_shared_prefix_gives_the_loss_and_gradients_of_each_row_alone(
@@ -115,7 +116,7 @@ def test_training_lowers_the_loss_and_one_seed_gives_one_adapter(
     written = []
     for run in range(2):
         steps: list[Step] = []
-        model = trainer.load_base(base, QUICK, CPU)
+        model = base_model.load_base(base, QUICK, CPU)
         assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
         trained = trainer.train_adapter(model, tokenizer, rows, QUICK, CPU, steps.append)
         assert (trained.steps, len(steps), len(trained.losses)) == (6, 6, 6)
@@ -139,6 +140,20 @@ def test_training_lowers_the_loss_and_one_seed_gives_one_adapter(
     assert str(base.path) not in written[0]["adapter_config.json"].decode()
 
 
+def test_accumulated_batches_make_the_step_of_one_large_batch(
+    base: Base, tokenizer: Any, rows: list[Encoded]
+) -> None:
+    losses = []
+    for batch_size in (8, 2):
+        update = {"batch_size": batch_size, "gradient_accumulation": 8 // batch_size}
+        settings = QUICK.model_copy(update={"quantization": "none", "epochs": 2, **update})
+        model = base_model.load_base(base, settings, CPU)
+        trained = trainer.train_adapter(model, tokenizer, rows, settings, CPU)
+        assert trained.steps == 2
+        losses.append(trained.losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 @pytest.mark.parametrize("quantization", ["int8", "none"])
 def test_the_other_quantisations_train_too(
     base: Base, tokenizer: Any, rows: list[Encoded], quantization: str
@@ -146,7 +161,7 @@ def test_the_other_quantisations_train_too(
     settings = QUICK.model_copy(
         update={"quantization": quantization, "max_steps": 3, "gradient_checkpointing": True}
     )
-    model = trainer.load_base(base, settings, CPU)
+    model = base_model.load_base(base, settings, CPU)
     trained = trainer.train_adapter(model, tokenizer, rows, settings, CPU)
     assert trained.losses[-1] < trained.losses[0]
     kind = {"int8": "Linear8bitLt", "none": "Linear"}[quantization]
@@ -158,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     base: Base, tokenizer: Any, rows: list[Encoded]
 ) -> None:
     settings = QUICK.model_copy(update={"quantization": "none"})
-    model = trainer.load_base(base, settings, CPU)
+    model = base_model.load_base(base, settings, CPU)
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(LossNotFinite, match="step 1") as caught:
@@ -197,7 +212,7 @@ def test_a_layer_that_the_base_does_not_have_is_a_settings_error(
     ],
 )
 def test_every_exception_of_a_library_is_mapped(error: Exception, kind: type[Exception]) -> None:
-    with pytest.raises(kind) as caught, trainer.library_errors("training"):
+    with pytest.raises(kind) as caught, library_errors("training"):
         raise error
     assert type(caught.value) is kind
     assert caught.value.__cause__ is error
@@ -206,7 +221,7 @@ def test_every_exception_of_a_library_is_mapped(error: Exception, kind: type[Exc
 
 @pytest.mark.parametrize("error", [UnknownAdapter("x"), KeyboardInterrupt()])
 def test_our_own_errors_and_interrupts_pass(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, trainer.library_errors("training"):
+    with pytest.raises(type(error)) as caught, library_errors("training"):
         raise error
     assert caught.value is error
 
@@ -214,6 +229,6 @@ def test_our_own_errors_and_interrupts_pass(error: BaseException) -> None:
 def test_a_base_that_cannot_be_loaded_is_one_error(base: Base, tmp_path: Path) -> None:
     broken = Base("broken", tmp_path, base.digest, base.template_digest, base.tokenizer_digest)
     with pytest.raises(TrainingFailed, match="loading the tokenizer of broken failed"):
-        trainer.load_tokenizer(broken)
+        base_model.load_tokenizer(broken)
     with pytest.raises(TrainingFailed, match="loading broken failed"):
-        trainer.load_base(broken, QUICK, CPU)
+        base_model.load_base(broken, QUICK, CPU)

@@ -1,0 +1,51 @@
+"""Manners for the training libraries: their exceptions become ours, their bars stay off."""
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from registry import DiskFull, LorikeetError
+from train.errors import OutOfMemory, TrainingFailed
+
+
+@contextmanager
+def library_errors(doing: str) -> Iterator[None]:
+    """Let LorikeetError and interrupts through; map whatever else is raised while `doing`."""
+    try:
+        yield
+    except LorikeetError:
+        raise
+    except Exception as error:
+        raise _mapped(doing, error) from error
+
+
+def _mapped(doing: str, error: Exception) -> LorikeetError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) > 300:
+        text = text[:297] + "…"
+    # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a bare RuntimeError.
+    is_memory = isinstance(error, MemoryError) or "out of memory" in text.lower()
+    if is_memory or "can't allocate memory" in text:
+        return OutOfMemory(
+            f"no memory left while {doing}",
+            remedy="lower batch_size (and raise gradient_accumulation), or max_length",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no disk space left while {doing}", needed=0, remedy="free some space")
+    return TrainingFailed(
+        f"{doing} failed: {type(error).__name__}: {text}",
+        remedy="if the settings look right, report it with the command and this message",
+    )
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and notices off the terminal: ours tell as much."""
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bar()
+    for name in ("bitsandbytes", "trl", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
