@@ -61,7 +61,7 @@ TITULARES = Example(
     "titulares",
     "Spanish headlines into Hogar, Deportes, Electrónica (on a part of the rows, to fit the time;\n"
     "`make titulares` trains on all of them)",
-    ("--set", "max_rows=240", "--set", "max_eval_rows=36"),
+    ("--set", "max_rows=300", "--set", "max_eval_rows=24"),
 )
 
 
