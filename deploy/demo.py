@@ -9,6 +9,7 @@ The adapters stay in the registry (LORIKEET_HOME).
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import typer
 from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -124,7 +126,7 @@ async def _ask_and_measure(url: str) -> None:
         base, adapter = await asyncio.gather(
             _answer(client, DEFAULT_BASE, question), _answer(client, example.name, question)
         )
-        table.add_row(question, _short(base), f"[green]{adapter}[/]", expected)
+        table.add_row(_short(question), _short(base), f"[green]{escape(adapter)}[/]", expected)
     console.print(table)
 
     console.rule("[bold]5. Accuracy on held-out headlines that nobody trained on", align="left")
@@ -198,8 +200,10 @@ def _turns(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 160 else f"{line[:159]}…"
+    """One line for the table; of a classification prompt its headline."""
+    headline = re.search(r'^Texto: (".*")$', text, re.MULTILINE)
+    line = headline[1] if headline else " ".join(text.split())
+    return escape(line if len(line) <= 120 else f"{line[:119]}…")
 
 
 def _how_to_go_on(seconds: float) -> None:
