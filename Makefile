@@ -31,7 +31,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: install ## train two adapters, publish them, serve them, ask them (under 10 minutes on 2 cores)
 	$(BIN)/python -m deploy.demo
 
-titulares: install ## train the demo's second adapter on all of its rows (about 20 minutes on 2 cores)
+titulares: install ## train the demo's second adapter on all of its rows (under 20 minutes on 2 cores)
 	$(BIN)/lorikeet train --config train/examples/titulares/recipe.yaml --name titulares \
 	  --data train/examples/titulares/train.jsonl --eval-data train/examples/titulares/heldout.jsonl
 
