@@ -11,7 +11,6 @@ start the engine with `worker_extension_cls="serve.engine.cpu_lora.LoraProbe"` a
 `await engine.collective_rpc("probe_cpu_lora")`.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 import torch
@@ -19,17 +18,8 @@ from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from vllm.platforms import current_platform
 
-from serve.engine.blas_threads import OneThread
 from serve.engine.segments import Segment, group_rows
-from serve.engine.stacked import Factors, StackedFactors
-
-_SMALL_PRODUCT = 2**19
-"""A product with at most this many inputs and outputs is too small for a team of threads."""
-
-_SMALL_TEAM = 4
-"""Up to this many threads, a batched product over several slots is no faster with them all."""
-
-_ALL_THREADS = nullcontext()
+from serve.engine.stacked import StackedFactors
 
 
 def register() -> None:
@@ -59,7 +49,6 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
         self._rows = 0
         self._sampled: tuple[Segment, ...] | None = None
         self._stacks: dict[int, StackedFactors] = {}
-        self._one_thread = OneThread()
 
     def update_metadata(
         self,
@@ -95,7 +84,7 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
             stacks = self._stacks_of(lora_a_stacked, lora_b_stacked)
             if x.shape[0] < self._rows:
                 raise ValueError(f"a step of {self._rows} rows, but a layer was given {x.shape[0]}")
-            self._add_product(y, x, stacks, self._segments, scale)
+            _add_product(y, x, stacks, self._segments, scale)
 
     def add_lora_logits(
         self,
@@ -115,7 +104,7 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
             if x.shape[0] != sampled:
                 raise ValueError(f"{sampled} rows are sampled from, but {x.shape[0]} have logits")
             stacks = self._stacks_of((lora_a_stacked,), (lora_b_stacked,))
-            self._add_product(y, x, stacks, segments, scale)
+            _add_product(y, x, stacks, segments, scale)
 
     def add_lora_embedding(
         self,
@@ -183,30 +172,6 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
             _write(own, segment, product, add=False)
         y.copy_(self._select_full_linear_output(y, own, bias_stacked, module_enabled))
 
-    def _add_product(
-        self,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        stacks: StackedFactors,
-        segments: tuple[Segment, ...],
-        scale: float,
-    ) -> None:
-        for segment in segments:
-            factors = stacks.factors(segment.first, segment.count)
-            if not factors:
-                continue
-            rows, outputs = segment.gather(x), segment.gather(y)
-            with self._threads_for(segment, rows.shape[-1] + outputs.shape[-1]):
-                _product(rows, outputs, factors, segment, scale)
-            segment.scatter(y, outputs)
-
-    def _threads_for(self, segment: Segment, features: int) -> AbstractContextManager[None]:
-        """Whether the product is worth more than one thread."""
-        small = segment.count * segment.width * features <= _SMALL_PRODUCT
-        if small and (segment.count == 1 or torch.get_num_threads() <= _SMALL_TEAM):
-            return self._one_thread
-        return _ALL_THREADS
-
     def _sampled_segments(self) -> tuple[Segment, ...]:
         if self._sampled is None:
             self._sampled = group_rows(self.sampler_indices.numpy())
@@ -225,30 +190,35 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
 _QUALIFIED_NAME = f"{SegmentedLora.__module__}.{SegmentedLora.__qualname__}"
 
 
-def _product(
-    rows: torch.Tensor,
-    outputs: torch.Tensor,
-    factors: tuple[Factors, ...],
-    segment: Segment,
+def _add_product(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    stacks: StackedFactors,
+    segments: tuple[Segment, ...],
     scale: float,
 ) -> None:
-    """Add the product of a segment's `rows` to its `outputs`."""
-    product = torch.mm
-    if segment.count > 1:
-        product = torch.bmm
-        rows = rows.view(segment.count, segment.width, -1)
-        outputs = outputs.view(segment.count, segment.width, -1)
-    for down, up, columns in factors:
-        target = outputs[..., columns]
-        if target.shape[-1] != up.shape[-1]:
-            up = up[..., : target.shape[-1]]
-        half = product(rows if rows.dtype == down.dtype else rows.to(down.dtype), down)
-        if scale != 1.0:
-            half.mul_(scale)
-        if segment.count > 1 or target.dtype != up.dtype:
-            target.add_(product(half, up))
-        else:
-            target.addmm_(half, up)
+    for segment in segments:
+        factors = stacks.factors(segment.first, segment.count)
+        if not factors:
+            continue
+        rows, outputs = segment.gather(x), segment.gather(y)
+        shaped, product = outputs, torch.mm
+        if segment.count > 1:
+            product = torch.bmm
+            rows = rows.view(segment.count, segment.width, -1)
+            shaped = outputs.view(segment.count, segment.width, -1)
+        for down, up, columns in factors:
+            target = shaped[..., columns]
+            if target.shape[-1] != up.shape[-1]:
+                up = up[..., : target.shape[-1]]
+            half = product(rows if rows.dtype == down.dtype else rows.to(down.dtype), down)
+            if scale != 1.0:
+                half.mul_(scale)
+            if segment.count > 1 or target.dtype != up.dtype:
+                target.add_(product(half, up))
+            else:
+                target.addmm_(half, up)
+        segment.scatter(y, outputs)
 
 
 def _each_slot(segment: Segment, rows: torch.Tensor, stack: torch.Tensor) -> torch.Tensor:

@@ -39,10 +39,6 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) <= SMALL_MACHINE:
         env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-        # The server's own process needs a core now and then. A thread that spins while it waits
-        # keeps it from that core, and each product waits for the slowest thread: beside another
-        # busy process a step took 25 times as long as with threads that sleep.
-        env["OMP_WAIT_POLICY"] = "PASSIVE"
     return env
 
 

@@ -1,6 +1,5 @@
 """The CPU LoRA product against plain arithmetic, row by row."""
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -257,37 +256,6 @@ def test_stacks_without_version_counters_are_read_whole() -> None:
     wrapper.add_lora_linear(y, x, (a,), (b,), 1.0, (4,))
     want = expected(torch.zeros(2, 4), x, [0, 1], [(a, b)])
     torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-4)
-
-
-def test_small_steps_leave_the_other_cores_alone_and_large_ones_do_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if not torch.backends.mkl.is_available():
-        pytest.skip("torch was built without MKL")
-    seen = []
-
-    def product(rows: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-        seen.append(mkl_threads())
-        return rows @ down
-
-    monkeypatch.setattr(torch, "mm", product)
-    threads = mkl_threads()
-    a, b = stacks([2] * SLOTS, 4, torch.float32, 9)
-    large = 2**19 // (INPUTS + 4)
-    for rows in (1, large, large + 1):
-        wrapper = SegmentedLora(rows, 64, CPU)
-        tell(wrapper, [0] * rows, sampled=[0])
-        y, x = torch.zeros(rows, 4), torch.randn(rows, INPUTS)
-        wrapper.add_lora_linear(y, x, (a,), (b,), 1.0, (4,))
-        assert mkl_threads() == threads
-    assert seen == [1, 1, threads]
-
-
-def mkl_threads() -> int:
-    """How many threads MKL would use for this thread's next product, as torch tells."""
-    found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
-    assert found is not None
-    return int(found[1])
 
 
 def test_rows_that_do_not_fit_the_step_are_refused() -> None:
