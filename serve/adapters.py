@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from registry import (
@@ -27,7 +27,7 @@ from registry import (
     check_adapter,
 )
 from serve.engine import Engine, EngineAdapter
-from serve.errors import AdapterUnavailable, BadRequest, ModelNotFound, RequestError
+from serve.errors import AdapterUnavailable, BadRequest, ModelNotFound
 from serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ class _Loaded:
     adapter: EngineAdapter
     ready: asyncio.Task[None]
     leases: int = 0
-    last_used: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Adapters:
         self._metrics = metrics
         self._limits = limits
         self._load_timeout = load_timeout
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # least recently used first
         self._leaving = 0
         self._ids = itertools.count(1)
         self._freed = asyncio.Condition()
@@ -111,7 +110,6 @@ class Adapters:
         try:
             # Shielded: a client that goes away does not end the load that others wait for.
             await asyncio.shield(entry.ready)
-            entry.last_used = time.monotonic()
             yield Lease(version, entry.adapter)
         finally:
             entry.leases -= 1
@@ -155,8 +153,6 @@ class Adapters:
         try:
             self._registry.verify(version)
             problems = check_adapter(version.path, self._base, self._limits)
-        except RequestError:
-            raise
         except LorikeetError as error:
             raise _refused(version, error.message) from error
         errors = [p for p in problems if p.severity == "error"]
