@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import registry.cli
+import registry.keys_cli
 import serve.cli
 import train.cli
 from registry.terminal import clear_errors
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command(name="train")(train.cli.train)
 app.add_typer(registry.cli.app, name="adapters")
+app.add_typer(registry.keys_cli.app, name="keys")
 app.command(name="serve")(serve.cli.serve)
 app.command(name="ask")(serve.cli.ask)
 

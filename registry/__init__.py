@@ -20,6 +20,7 @@ from registry.errors import (
     RegistryUnavailable,
     UnknownAdapter,
     UnknownBase,
+    UnknownKey,
     UsageError,
     VersionDamaged,
 )
@@ -27,7 +28,10 @@ from registry.problem import Problem
 from registry.reference import LATEST, PROD, RESERVED_NAMES, Reference, check_alias, check_name
 
 if TYPE_CHECKING:
+    from registry.aliases import Alias
+    from registry.archive import unpack
     from registry.bases import DEFAULT_BASE, Base, OnProgress, resolve_base
+    from registry.keys import Key, Keys
     from registry.manifest import BaseIdentity, FileIdentity, Manifest
     from registry.preflight import Limits, check_adapter
     from registry.settings import RegistrySettings
@@ -35,10 +39,14 @@ if TYPE_CHECKING:
     from registry.version import Version
 
 _HOMES = {
+    "Alias": "aliases",
+    "unpack": "archive",
     "DEFAULT_BASE": "bases",
     "Base": "bases",
     "OnProgress": "bases",
     "resolve_base": "bases",
+    "Key": "keys",
+    "Keys": "keys",
     "BaseIdentity": "manifest",
     "FileIdentity": "manifest",
     "Manifest": "manifest",
@@ -55,6 +63,7 @@ __all__ = [
     "PROD",
     "RESERVED_NAMES",
     "AdapterRejected",
+    "Alias",
     "AliasRefused",
     "BadReference",
     "Base",
@@ -62,6 +71,8 @@ __all__ = [
     "BaseNotMade",
     "DiskFull",
     "FileIdentity",
+    "Key",
+    "Keys",
     "Limits",
     "LorikeetError",
     "Manifest",
@@ -73,6 +84,7 @@ __all__ = [
     "RegistryUnavailable",
     "UnknownAdapter",
     "UnknownBase",
+    "UnknownKey",
     "UsageError",
     "Version",
     "VersionDamaged",
@@ -80,6 +92,7 @@ __all__ = [
     "check_alias",
     "check_name",
     "resolve_base",
+    "unpack",
 ]
 
 

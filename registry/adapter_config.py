@@ -123,7 +123,7 @@ def read_config(folder: Path, max_rank: int) -> tuple[AdapterConfig | None, list
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             return None, [_bad_json(f"it is larger than {MAX_CONFIG_BYTES >> 20} MiB")]
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes().decode())  # in UTF-8, as the engine reads it
     except (ValueError, RecursionError) as error:
         return None, [_bad_json(str(error))]
     if not isinstance(values, dict):

@@ -23,6 +23,9 @@ COMPANION_FILES = (
 )
 """What is looked at to see which base the adapter was made for."""
 
+MAX_COMPANION_BYTES = 64 << 20
+"""Of each companion; the largest tokenizers take half of it."""
+
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
 _SAVE = "save the adapter again: model.save_pretrained(folder)"
 
@@ -58,6 +61,14 @@ def check_folder(folder: Path, max_bytes: int) -> list[Problem]:
             problems.append(_unreadable(name, "permission denied"))
         elif required:
             total += status.st_size
+        elif status.st_size > MAX_COMPANION_BYTES:
+            problems.append(
+                Problem(
+                    "size-limit",
+                    f"{name} is larger than {MAX_COMPANION_BYTES >> 20} MiB",
+                    "remove it: only the adapter's own files are needed",
+                )
+            )
     if total > max_bytes:
         problems.append(
             Problem(

@@ -19,7 +19,7 @@ from registry.base_identity import (
 from registry.base_modules import linear_modules
 from registry.bases import Base
 from registry.manifest import MANIFEST_FILE, Manifest
-from registry.problem import Problem
+from registry.problem import Problem, Severity
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -96,8 +96,12 @@ def check_origin(folder: Path, config: AdapterConfig | None, base: Base) -> Iter
         )
 
 
-def check_tokenizer(folder: Path, base: Base) -> Iterator[Problem]:
-    """A tokenizer or chat template beside the adapter that differs from the base's."""
+def check_tokenizer(folder: Path, base: Base, strict: bool = False) -> Iterator[Problem]:
+    """A tokenizer or chat template beside the adapter that differs from the base's.
+
+    It is a warning, an error where `strict`.
+    """
+    severity: Severity = "error" if strict else "warning"
     try:
         own_tokenizer = any(has_file(folder, name) for name in TOKENIZER_FILES)
         if own_tokenizer and tokenizer_digest(folder) != base.tokenizer_digest:
@@ -105,7 +109,7 @@ def check_tokenizer(folder: Path, base: Base) -> Iterator[Problem]:
                 "tokenizer-differs",
                 f"the tokenizer beside the adapter is not that of {base.id}, which is served",
                 "train with the base's tokenizer, without added tokens",
-                "warning",
+                severity,
             )
         own_template = any(has_file(folder, name) for name in TEMPLATE_FILES)
         if (
@@ -117,14 +121,14 @@ def check_tokenizer(folder: Path, base: Base) -> Iterator[Problem]:
                 "template-differs",
                 f"the chat template beside the adapter is not that of {base.id}, which is used",
                 "train with the base's chat template",
-                "warning",
+                severity,
             )
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         yield Problem(
             "tokenizer-unreadable",
             f"the tokenizer beside the adapter cannot be read: {error}",
             "remove it, or save it again with tokenizer.save_pretrained(folder)",
-            "warning",
+            severity,
         )
 
 

@@ -1,19 +1,31 @@
 """Which versions there are and where the aliases point: the rows, without the files."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    and_,
+    bindparam,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
+from registry.aliases import CANARY_OF_ALIAS, Alias
 from registry.database import Database
 from registry.errors import AliasRefused, RegistryUnavailable, UnknownAdapter
 from registry.manifest import Manifest
 from registry.reference import LATEST, PROD, Reference
-from registry.tables import AdapterRow, AliasRow, PromotionRow, VersionRow
+from registry.tables import AdapterRow, AliasRow, CanaryRow, QuarantineRow, VersionRow
 from registry.version import Version
 
 SHORT_DIGEST = len("sha256:") + 12
@@ -26,46 +38,47 @@ class Catalogue:
         """`root` is the folder that the versions' folders are relative to."""
         self._database = database
         self._root = root
-        self._known: dict[tuple[str, int], Version] = {}  # versions never change: read once
+        self._known: dict[int, Version] = {}  # by row; versions never change: read once
 
-    def get(self, reference: Reference) -> Version:
-        """The version that `reference` means now. Raises UnknownAdapter."""
+    def get(self, reference: Reference, draw: float = 1.0) -> Version:
+        """The version that `reference` means now; `draw` as for Registry.get.
+
+        Raises UnknownAdapter.
+        """
         name = reference.name
         with self._database.reading() as rows:
-            numbers = set(rows.scalars(_LIVE_NUMBERS, {"name": name}))
-            aliases = dict(rows.execute(_ALIASES, {"name": name}).all())
-            if numbers:
-                aliases[LATEST] = max(numbers)
-            if reference.version is not None:
-                number: int | None = reference.version
-            elif reference.alias is not None:
-                number = aliases.get(reference.alias)
-            else:
-                number = aliases.get(PROD, aliases.get(LATEST))
-            if number is None or number not in numbers:
-                raise self._unknown(rows, reference, numbers, aliases)
-            version = self._known.get((name, number)) or self._read(rows, name, number)
-        return _with_aliases(version, aliases)
+            aliases, meant = [], {}
+            for alias, at, canary, percent, held in rows.execute(_ALIASES, {"name": name}):
+                if at is not None:  # `latest` of an adapter without versions
+                    aliases.append(Alias(alias, at, canary, percent or 0))
+                    drawn = canary is not None and held is None and draw < percent / 100
+                    meant[alias] = canary if drawn else at
+            number = reference.version
+            if number is None:
+                number = meant.get(reference.alias or PROD)
+                if number is None and reference.alias is None:
+                    number = meant.get(LATEST)
+            found = None
+            if number is not None:
+                found = rows.execute(_LIVE, {"name": name, "number": number}).one_or_none()
+            if number is None or found is None:
+                raise self._unknown(rows, reference, sorted(meant))
+            version = self._known.get(found.id) or self._read(rows, [found.id])[0]
+        return _as_of_now(version, aliases, found.reason)
 
     def list(self) -> list[Version]:
         """Every version, by name and number."""
         with self._database.reading() as rows:
-            aliases: dict[str, dict[str, int]] = {}
-            for name, alias, number in rows.execute(
-                select(AliasRow.name, AliasRow.alias, AliasRow.number)
-            ):
-                aliases.setdefault(name, {})[alias] = number
-            versions = [
-                self._known.get((name, number)) or self._read(rows, name, number)
-                for name, number in rows.execute(
-                    select(VersionRow.name, VersionRow.number)
-                    .where(VersionRow.removed_at.is_(None))
-                    .order_by(VersionRow.name, VersionRow.number)
-                )
-            ]
-        for version in versions:  # ascending: the last one of a name stays
-            aliases.setdefault(version.name, {})[LATEST] = version.number
-        return [_with_aliases(version, aliases[version.name]) for version in versions]
+            live = rows.execute(_EVERY_LIVE).all()
+            aliases: dict[str, list[Alias]] = {}
+            for name, alias, number, canary, percent in rows.execute(_EVERY_ALIAS):
+                aliases.setdefault(name, []).append(Alias(alias, number, canary, percent or 0))
+            self._read(rows, [row.id for row in live if row.id not in self._known])
+            versions = [(self._known[row.id], row.reason) for row in live]
+        latest = {version.name: version.number for version, _ in versions}  # ascending numbers
+        for name, number in latest.items():
+            aliases.setdefault(name, []).append(Alias(LATEST, number))
+        return [_as_of_now(version, aliases[version.name], why) for version, why in versions]
 
     def find(self, name: str, digest: str, base_digest: str) -> Version | None:
         """The newest version of `name` with exactly this content and base, if there is one."""
@@ -114,58 +127,18 @@ class Catalogue:
                 )
             )
 
-    def promote(self, name: str, number: int, alias: str) -> None:
-        """Point `alias` at a version. Raises UnknownAdapter."""
-        self.get(Reference(name, version=number))  # says best what is unknown
+    def quarantine(self, name: str, number: int, reason: str) -> None:
+        """Enter a version into quarantine; where it is there already, its reason stays."""
         with self._database.writing() as session:
-            if not _is_live(session, name, number):
-                raise UnknownAdapter(f"{name}@{number} was removed just now")
-            row = session.get(AliasRow, (name, alias))
-            if row is not None and row.number == number:
-                return
-            session.add(
-                PromotionRow(
-                    name=name, alias=alias, number=number, replaced=row.number if row else None
-                )
-            )
-            if row is None:
-                session.add(AliasRow(name=name, alias=alias, number=number))
-            else:
-                row.number = number
+            if session.get(QuarantineRow, (name, number)) is None:
+                session.add(QuarantineRow(name=name, number=number, reason=reason))
 
-    def rollback(self, name: str, alias: str) -> int:
-        """Point `alias` at what it pointed to before; the number of that version.
-
-        Repeated, it goes further back; versions removed since are passed over. Raises AliasRefused
-        where there is nothing before.
-        """
+    def release(self, name: str, number: int) -> None:
+        """Take a version out of quarantine, if it is there."""
         with self._database.writing() as session:
-            row = session.get(AliasRow, (name, alias))
-            if row is None:
-                raise AliasRefused(
-                    f"{name} has no alias {alias!r}",
-                    remedy=f"set it: lorikeet adapters promote {name} VERSION --alias {alias}",
-                )
-            promotions = session.scalars(
-                select(PromotionRow)
-                .where(
-                    PromotionRow.name == name,
-                    PromotionRow.alias == alias,
-                    PromotionRow.undone_at.is_(None),
-                )
-                .order_by(PromotionRow.id.desc())
-            )
-            for promotion in promotions:
-                promotion.undone_at = datetime.now(UTC)
-                before = promotion.replaced
-                if before not in (None, row.number) and _is_live(session, name, before):
-                    row.number = before
-                    return before
-            raise AliasRefused(
-                f"{name}@{alias} points at version {row.number}, and there is none before it",
-                remedy=f"choose a version: lorikeet adapters promote {name} VERSION "
-                f"--alias {alias}",
-            )
+            row = session.get(QuarantineRow, (name, number))
+            if row is not None:
+                session.delete(row)
 
     def remove(self, name: str, number: int) -> None:
         """Mark a version as removed. Raises UnknownAdapter; AliasRefused while it is pointed at."""
@@ -180,36 +153,47 @@ class Catalogue:
                     remedy=f"point the alias elsewhere first: "
                     f"lorikeet adapters promote {name} VERSION --alias {min(holders)}",
                 )
+            shared = session.scalars(
+                select(CanaryRow.alias).where(CanaryRow.name == name, CanaryRow.number == number)
+            ).all()
+            if shared:
+                raise AliasRefused(
+                    f"{name}@{number} is the canary of {' and '.join(sorted(shared))}: "
+                    "it may be in use",
+                    remedy=f"end the canary first: "
+                    f"lorikeet adapters rollback {name} --alias {min(shared)}",
+                )
             for row in session.scalars(
                 select(VersionRow).where(VersionRow.name == name, VersionRow.number == number)
             ):
                 row.removed_at = datetime.now(UTC)
-        self._known.pop((name, number), None)
 
-    def _read(self, rows: Connection, name: str, number: int) -> Version:
-        folder, text = rows.execute(
-            select(VersionRow.folder, VersionRow.manifest).where(
-                VersionRow.name == name, VersionRow.number == number
-            )
-        ).one()
-        try:
-            manifest = Manifest.model_validate_json(text)
-        except ValidationError as error:
-            raise RegistryUnavailable(
-                f"the manifest of {name}@{number} is not one this version can read",
-                remedy="upgrade lorikeet: the registry was written by a later version",
-            ) from error
-        short = manifest.digest[:SHORT_DIGEST]
-        version = Version(name, number, short, self._root / folder, manifest, ())
-        self._known[name, number] = version
-        return version
+    def _read(self, rows: Connection, ids: Sequence[int]) -> Sequence[Version]:
+        """The versions of these rows, read from the database and kept in mind."""
+        versions = []
+        for start in range(0, len(ids), _BATCH):
+            for row in rows.execute(_CONTENT, {"ids": ids[start : start + _BATCH]}):
+                try:
+                    manifest = Manifest.model_validate_json(row.manifest)
+                except ValidationError as error:
+                    raise RegistryUnavailable(
+                        f"the manifest of {row.name}@{row.number} is not one this version can read",
+                        remedy="upgrade lorikeet: the registry was written by a later version",
+                    ) from error
+                short = manifest.digest[:SHORT_DIGEST]
+                place = self._root / row.folder
+                version = Version(row.name, row.number, short, place, manifest, ())
+                self._known[row.id] = version
+                versions.append(version)
+        return versions
 
     def _unknown(
-        self, rows: Connection, reference: Reference, numbers: set[int], aliases: Iterable[str]
+        self, rows: Connection, reference: Reference, aliases: Sequence[str]
     ) -> UnknownAdapter:
         name = reference.name
-        if numbers:
-            there = [str(number) for number in sorted(numbers)[-5:]] + sorted(aliases)
+        if aliases:
+            newest = rows.scalars(_NEWEST, {"name": name}).all()
+            there = [*(str(number) for number in reversed(newest)), *aliases]
             return UnknownAdapter(
                 f"there is no adapter {reference}",
                 remedy=f"{name} has {', '.join(there)}: lorikeet adapters show {name}",
@@ -224,10 +208,20 @@ class Catalogue:
         )
 
 
-def _with_aliases(version: Version, aliases: dict[str, int]) -> Version:
-    mine = tuple(sorted(alias for alias, number in aliases.items() if number == version.number))
+def _as_of_now(version: Version, aliases: Sequence[Alias], quarantine: str | None) -> Version:
+    mine = sorted(alias.alias for alias in aliases if alias.number == version.number)
+    shares = sorted(
+        (alias.alias, alias.percent) for alias in aliases if alias.canary == version.number
+    )
     return Version(
-        version.name, version.number, version.digest, version.path, version.manifest, mine
+        name=version.name,
+        number=version.number,
+        digest=version.digest,
+        path=version.path,
+        manifest=version.manifest,
+        aliases=tuple(mine),
+        canaries=tuple(shares),
+        quarantine=quarantine,
     )
 
 
@@ -239,20 +233,46 @@ def _adapter(session: Session, name: str) -> AdapterRow:
     return row
 
 
-def _is_live(session: Session, name: str, number: int | None) -> bool:
-    return (
-        session.scalar(
-            select(VersionRow.id).where(
-                VersionRow.name == name,
-                VersionRow.number == number,
-                VersionRow.removed_at.is_(None),
-            )
-        )
-        is not None
-    )
-
-
-_LIVE_NUMBERS = select(VersionRow.number).where(
-    VersionRow.name == bindparam("name"), VersionRow.removed_at.is_(None)
+_IS_LIVE = VersionRow.removed_at.is_(None)
+_QUARANTINE_OF_VERSION = and_(
+    QuarantineRow.name == VersionRow.name, QuarantineRow.number == VersionRow.number
 )
-_ALIASES = select(AliasRow.alias, AliasRow.number).where(AliasRow.name == bindparam("name"))
+_QUARANTINE_OF_CANARY = and_(
+    QuarantineRow.name == CanaryRow.name, QuarantineRow.number == CanaryRow.number
+)
+# One statement for all that a reference can mean, one for the version: they run for each request.
+_ALIASES: CompoundSelect[Any] = union_all(
+    select(
+        AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent, QuarantineRow.reason
+    )
+    .outerjoin(CanaryRow, CANARY_OF_ALIAS)
+    .outerjoin(QuarantineRow, _QUARANTINE_OF_CANARY)
+    .where(AliasRow.name == bindparam("name")),
+    select(literal(LATEST), func.max(VersionRow.number), null(), null(), null()).where(
+        VersionRow.name == bindparam("name"), _IS_LIVE
+    ),
+)
+_LIVE = (
+    select(VersionRow.id, QuarantineRow.reason)
+    .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
+    .where(VersionRow.name == bindparam("name"), VersionRow.number == bindparam("number"), _IS_LIVE)
+)
+_NEWEST = (
+    select(VersionRow.number)
+    .where(VersionRow.name == bindparam("name"), _IS_LIVE)
+    .order_by(VersionRow.number.desc())
+    .limit(5)
+)
+_EVERY_LIVE = (
+    select(VersionRow.id, QuarantineRow.reason)
+    .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
+    .where(_IS_LIVE)
+    .order_by(VersionRow.name, VersionRow.number)
+)
+_EVERY_ALIAS = select(
+    AliasRow.name, AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent
+).outerjoin(CanaryRow, CANARY_OF_ALIAS)
+_BATCH = 500
+_CONTENT = select(
+    VersionRow.id, VersionRow.name, VersionRow.number, VersionRow.folder, VersionRow.manifest
+).where(VersionRow.id.in_(bindparam("ids", expanding=True)))

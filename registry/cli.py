@@ -11,6 +11,7 @@ from rich.console import Console
 
 from registry.errors import AdapterRejected, UsageError
 from registry.reference import PROD, Reference
+from registry.terminal import print_json
 
 if TYPE_CHECKING:
     from registry.bases import OnProgress
@@ -49,12 +50,22 @@ Which = Annotated[
         autocompletion=_complete_version,
     ),
 ]
+OneVersion = Annotated[
+    str,
+    typer.Argument(help="The version.", metavar="NAME@VERSION", autocompletion=_complete_version),
+]
 Alias = Annotated[str, typer.Option(help="The alias to move.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 BaseName = Annotated[
     str, typer.Option(help="The base model: its name, a Hugging Face id or a local folder.")
 ]
 MaxRank = Annotated[int, typer.Option(min=1, help="The highest rank that the server takes.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse an adapter whose tokenizer or chat template is not the base's."
+    ),
+]
 
 
 @app.command("list", epilog="Example: lorikeet adapters list --json | jq '.[].reference'")
@@ -67,7 +78,7 @@ def list_versions(as_json: AsJson = False) -> None:
     with Registry.open() as registry:
         versions = registry.list()
     if as_json:
-        _print_json([_summary(version) for version in versions])
+        print_json([_summary(version) for version in versions])
         return
     if not versions:
         Console().print(
@@ -84,13 +95,18 @@ def list_versions(as_json: AsJson = False) -> None:
         manifest = version.manifest
         table.add_row(
             version.reference,
-            ", ".join(version.aliases),
+            ", ".join(_names(version)),
             manifest.base.id,
             str(manifest.rank),
             _size(manifest.total_bytes),
             f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}",
+            style="red" if version.quarantine else None,
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for version in versions:
+        if version.quarantine:
+            _say_quarantine(version, console)
 
 
 @app.command(epilog="Example: lorikeet adapters show titulares@3 --json")
@@ -105,31 +121,66 @@ def show(which: Which, as_json: AsJson = False) -> None:
     if as_json:
         manifest = version.manifest.model_dump(mode="json")
         numbers = [other.number for other in others]
-        _print_json(_summary(version) | {"manifest": manifest, "versions": numbers})
+        print_json(_summary(version) | {"manifest": manifest, "versions": numbers})
         return
     _print_rows(_details(version, others))
 
 
-@app.command(epilog="Example: lorikeet adapters promote titulares 4")
+@app.command(epilog="Example: lorikeet adapters promote titulares 4 --canary 10")
 def promote(
     name: Name,
     version: Annotated[int, typer.Argument(help="The version's number.", metavar="VERSION", min=1)],
     alias: Alias = PROD,
+    canary: Annotated[
+        int | None,
+        typer.Option(
+            help="Give the version this share of the alias's requests, in per cent, and leave the "
+            "rest where it is; the same user always gets the same version.",
+            metavar="PERCENT",
+            min=1,
+            max=99,
+        ),
+    ] = None,
 ) -> None:
-    """Point an alias at a version; the server follows with the next request."""
+    """Point an alias at a version; the server follows with the next request.
+
+    With --canary only a share of its requests: promote the version whole when it does well, or
+    roll back.
+    """
     from registry.store import Registry
 
     with Registry.open() as registry:
-        _say_alias(registry.promote(name, version, alias), alias)
+        promoted = registry.promote(name, version, alias, canary=canary)
+        if canary is None:
+            _say_alias(promoted, alias)
+            return
+        stays = next(a.number for a in registry.aliases(name) if a.alias == alias)
+    Console().print(
+        f"{name}@{alias} is {name}@{stays}, and {promoted.reference} for {canary} %",
+        highlight=False,
+    )
 
 
 @app.command(epilog="Example: lorikeet adapters rollback titulares")
 def rollback(name: Name, alias: Alias = PROD) -> None:
-    """Point an alias at what it pointed to before; again, further back."""
+    """End an alias's canary, or point it at what it pointed to before; again, further back."""
     from registry.store import Registry
 
     with Registry.open() as registry:
         _say_alias(registry.rollback(name, alias), alias)
+
+
+@app.command(epilog="Example: lorikeet adapters release titulares@4")
+def release(which: OneVersion) -> None:
+    """Let a version be served again that was quarantined for what it did."""
+    from registry.store import Registry
+
+    name, number = _one_version(which, "release")
+    with Registry.open() as registry:
+        before = registry.get(Reference(name, version=number))
+        registry.release(name, number)
+    said = "was not quarantined" if before.quarantine is None else "may be served again"
+    Console().print(f"{before.reference} {said}", highlight=False)
 
 
 @app.command("import", epilog="Example: lorikeet adapters import ./my-peft-output --name titulares")
@@ -138,6 +189,7 @@ def import_adapter(
     name: Annotated[str, typer.Option(help="The adapter's name.", autocompletion=_complete_name)],
     base: BaseName = "smollm2-135m-instruct",
     max_rank: MaxRank = 64,
+    strict: Strict = False,
 ) -> None:
     """Check an adapter that was made elsewhere and publish it as a new version."""
     from registry.bases import resolve_base
@@ -157,38 +209,28 @@ def import_adapter(
                 name,
                 base=found,
                 origin="import",
-                limits=Limits(max_rank=max_rank),
+                limits=Limits(max_rank=max_rank, strict_tokenizer=strict),
                 on_warning=warnings.append,
             )
         except AdapterRejected as error:
             _print_problems(error.problems)
             raise typer.Exit(1) from error
     _print_problems(warnings)
+    if version.quarantine:
+        _say_quarantine(version, Console())
     verb = "is already published as" if version.number in before else "published as"
     Console().print(f"{path.name} {verb} [bold]{version.reference}[/] ({version.digest})")
 
 
 @app.command(epilog="Example: lorikeet adapters remove titulares@2")
-def remove(
-    which: Annotated[
-        str,
-        typer.Argument(
-            help="The version to delete.", metavar="NAME@VERSION", autocompletion=_complete_version
-        ),
-    ],
-) -> None:
+def remove(which: OneVersion) -> None:
     """Delete a version that no alias points at. Its number is not used again."""
     from registry.store import Registry
 
-    reference = Reference.parse(which)
-    if reference.version is None:
-        raise UsageError(
-            f"{which} does not say which version to remove",
-            remedy=f"write {reference.name}@VERSION: lorikeet adapters show {reference.name}",
-        )
+    name, number = _one_version(which, "remove")
     with Registry.open() as registry:
-        registry.remove(reference.name, reference.version)
-    Console().print(f"Removed {reference}", highlight=False)
+        registry.remove(name, number)
+    Console().print(f"Removed {name}@{number}", highlight=False)
 
 
 @app.command(epilog="Example: lorikeet adapters check ./my-peft-output --base ./my-model")
@@ -196,6 +238,7 @@ def check(
     path: Annotated[Path, typer.Argument(help="Folder that PEFT's save_pretrained wrote.")],
     base: BaseName = "smollm2-135m-instruct",
     max_rank: MaxRank = 64,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Print everything that is wrong with an adapter, with remedies; exit 1 if it is refused."""
@@ -207,9 +250,9 @@ def check(
 
     with _progress() as on_progress:
         found = resolve_base(base, RegistrySettings(), on_progress)
-    problems = check_adapter(path, found, Limits(max_rank=max_rank))
+    problems = check_adapter(path, found, Limits(max_rank=max_rank, strict_tokenizer=strict))
     if as_json:
-        _print_json([asdict(problem) for problem in problems])
+        print_json([asdict(problem) for problem in problems])
     else:
         _print_problems(problems)
     if any(problem.severity == "error" for problem in problems):
@@ -229,6 +272,21 @@ def verify(which: Which) -> None:
     Console().print(f"{version.reference} is whole, {version.digest}", highlight=False)
 
 
+def _one_version(which: str, verb: str) -> tuple[str, int]:
+    reference = Reference.parse(which)
+    if reference.version is None:
+        raise UsageError(
+            f"{which} does not say which version to {verb}",
+            remedy=f"write {reference.name}@VERSION: lorikeet adapters show {reference.name}",
+        )
+    return reference.name, reference.version
+
+
+def _names(version: "Version") -> list[str]:
+    """The aliases of a version, with the share of those whose canary it is: `prod (10 %)`."""
+    return [*version.aliases, *(f"{alias} ({share} %)" for alias, share in version.canaries)]
+
+
 def _summary(version: "Version") -> dict[str, Any]:
     manifest = version.manifest
     return {
@@ -236,6 +294,8 @@ def _summary(version: "Version") -> dict[str, Any]:
         "name": version.name,
         "version": version.number,
         "aliases": list(version.aliases),
+        "canaries": dict(version.canaries),
+        "quarantine": version.quarantine,
         "digest": manifest.digest,
         "base": manifest.base.id,
         "rank": manifest.rank,
@@ -250,7 +310,9 @@ def _summary(version: "Version") -> dict[str, Any]:
 def _details(version: "Version", others: "Sequence[Version]") -> Iterator[tuple[str, str]]:
     manifest = version.manifest
     yield "adapter", version.reference
-    yield "aliases", ", ".join(version.aliases) or "none"
+    yield "aliases", ", ".join(_names(version)) or "none"
+    if version.quarantine:
+        yield "quarantine", version.quarantine
     yield "versions", ", ".join(str(other.number) for other in others)
     yield "digest", manifest.digest
     yield "base", f"{manifest.base.id} ({manifest.base.digest[:19]})"
@@ -295,12 +357,19 @@ def _print_problems(problems: "Sequence[Problem]") -> None:
         console.print(line, soft_wrap=True)
 
 
+def _say_quarantine(version: "Version", console: Console) -> None:
+    from rich.text import Text
+
+    line = Text.assemble(
+        ("quarantined", "bold red"),
+        f" {version.reference}: {version.quarantine} → once that is mended: "
+        f"lorikeet adapters release {version.reference}",
+    )
+    console.print(line, soft_wrap=True)
+
+
 def _say_alias(version: "Version", alias: str) -> None:
     Console().print(f"{version.name}@{alias} is now {version.reference}", highlight=False)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _size(count: int) -> str:

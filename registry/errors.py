@@ -6,6 +6,7 @@
     ├── UsageError                exit code 2: the caller asked for something that cannot be
     │   └── BadReference          a name, version or alias that is not well formed
     ├── UnknownAdapter            no such adapter, version or alias
+    ├── UnknownKey                no API key of that id
     ├── UnknownBase               no such base model, or not one that can be used
     ├── BaseNotMade               the embedded base model could not be de-quantised
     ├── AdapterRejected           preflight found errors; `.problems` lists every one
@@ -45,6 +46,10 @@ class BadReference(UsageError):
 
 class UnknownAdapter(LorikeetError):
     """No adapter, version or alias of that name is published."""
+
+
+class UnknownKey(LorikeetError):
+    """No API key of that id was ever made."""
 
 
 class UnknownBase(LorikeetError):

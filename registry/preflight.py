@@ -24,10 +24,15 @@ __all__ = ["Inspection", "Limits", "Problem", "check_adapter", "inspect_adapter"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is accepted: the highest rank, and the most bytes the adapter's files take together."""
+    """What is accepted: the highest rank, and the most bytes the adapter's files take together.
+
+    `strict_tokenizer` refuses an adapter whose tokenizer or chat template is not the base's, which
+    is what is served; otherwise it is a warning.
+    """
 
     max_rank: int = 64
     max_bytes: int = 4 << 30
+    strict_tokenizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def inspect_adapter(folder: Path, base: Base | None, limits: Limits) -> Inspecti
                     problems += _check_weights(folder, weights, config, base)
             if base is not None:
                 problems += check_origin(folder, config, base)
-                problems += check_tokenizer(folder, base)
+                problems += check_tokenizer(folder, base, limits.strict_tokenizer)
         except (OSError, EOFError) as error:
             problems.append(
                 Problem(
@@ -104,10 +109,8 @@ def _check_values(folder: Path, weights: Weights) -> Iterator[Problem]:
     """One pass over the file: NaN, infinite and absurdly large values, and an adapter of zeros."""
     path = folder / WEIGHTS_FILE
     not_finite, large, zeros = [], [], set()
-    for tensor in weights.tensors:
-        if tensor.dtype not in FLOAT_TYPES:
-            continue
-        values = scan(path, tensor)
+    tensors = [tensor for tensor in weights.tensors if tensor.dtype in FLOAT_TYPES]
+    for tensor, values in zip(tensors, scan(path, tensors), strict=True):
         if values.not_finite:
             not_finite.append(f"{tensor.name} ({values.not_finite} of {tensor.elements})")
         if values.large:
@@ -126,11 +129,11 @@ def _check_values(folder: Path, weights: Weights) -> Iterator[Problem]:
             f"{WEIGHTS_FILE}: values of {LARGE:.0f} and more in {some(large)}",
             "the training diverged: train again with a lower learning rate",
         )
-    halves = weights.b.values()
-    if halves and all(tensor.name in zeros for tensor in halves):
+    pairs = [{weights.a[m].name, weights.b[m].name} for m in weights.a.keys() & weights.b.keys()]
+    if pairs and all(pair & zeros for pair in pairs):
         yield Problem(
             "weights-zero",
-            f"{WEIGHTS_FILE}: every B is zero, so the adapter changes nothing",
+            f"{WEIGHTS_FILE}: every A or B is zero, so the adapter changes nothing",
             "check that the training ran: B starts at zero",
             "warning",
         )

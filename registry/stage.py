@@ -24,11 +24,11 @@ class Stage:
 
     def __init__(self, staging: Path) -> None:
         self.folder = staging / uuid4().hex
-        self._lock = FileLock(_lock_of(self.folder))
+        self._lock = FileLock(_lock_of(self.folder), thread_local=False)
 
     def __enter__(self) -> Self:
         self._lock.acquire()
-        self.folder.mkdir()
+        self.folder.mkdir(mode=0o700)
         return self
 
     def __exit__(

@@ -23,6 +23,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from registry.adapter_folder import adapter_bytes, check_folder
+from registry.aliases import Alias, Aliases
 from registry.base_fit import check_origin, check_tokenizer
 from registry.bases import DEFAULT_BASE, Base
 from registry.catalogue import Catalogue
@@ -34,9 +35,11 @@ from registry.errors import (
     DiskFull,
     RegistryUnavailable,
     UnknownAdapter,
+    UsageError,
     VersionDamaged,
 )
 from registry.files import sha256_of
+from registry.keys import Keys
 from registry.manifest import MANIFEST_FILE, BaseIdentity, FileIdentity, Manifest
 from registry.preflight import Inspection, Limits, inspect_adapter
 from registry.problem import Problem
@@ -59,6 +62,8 @@ class Registry:
         self.settings = settings
         self._database = database
         self._catalogue = Catalogue(database, settings.adapters)
+        self._aliases = Aliases(database)
+        self.keys = Keys(database)
 
     @classmethod
     def open(cls, settings: RegistrySettings | None = None) -> "Registry":
@@ -84,9 +89,11 @@ class Registry:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def get(self, reference: str | Reference) -> Version:
+    def get(self, reference: str | Reference, *, draw: float = 1.0) -> Version:
         """The version that `reference` means now; a bare name means `prod`, else the latest.
 
+        `draw`, in [0, 1), is the place of a request (or of its user) among all: where the alias has
+        a canary of p per cent, those below p / 100 get it, unless it is quarantined.
         Sees what other processes publish. Raises UnknownAdapter, for an ill-formed reference too.
         """
         if isinstance(reference, str):
@@ -94,7 +101,15 @@ class Registry:
                 reference = Reference.parse(reference)
             except BadReference as error:
                 raise UnknownAdapter(error.message, remedy=error.remedy) from error
-        return self._catalogue.get(reference)
+        return self._catalogue.get(reference, draw)
+
+    def aliases(self, name: str) -> list[Alias]:
+        """Where the aliases of an adapter point, by alias; `latest` is none of them.
+
+        Raises UnknownAdapter or BadReference.
+        """
+        self.get(Reference(check_name(name)))
+        return self._aliases.of(name)
 
     def list(self) -> list[Version]:
         """Every version, by name and number."""
@@ -137,7 +152,7 @@ class Registry:
             inspection = inspect_adapter(stage.folder, base, limits)
             beside = [
                 *check_origin(folder, None, base),
-                *check_tokenizer(folder, base),
+                *check_tokenizer(folder, base, limits.strict_tokenizer),
             ]
             inspection = Inspection(
                 inspection.problems + beside, inspection.config, inspection.weights
@@ -175,25 +190,74 @@ class Registry:
                 self._catalogue.add(manifest, place)
             return self.get(Reference(name, version=manifest.version))
 
-    def promote(self, name: str, version: int, alias: str = PROD) -> Version:
-        """Point `alias` at a version. Raises UnknownAdapter, BadReference or AliasRefused."""
+    def promote(
+        self, name: str, version: int, alias: str = PROD, *, canary: int | None = None
+    ) -> Version:
+        """Point `alias` at a version, which ends its canary; or give a share of it to `version`.
+
+        `canary` is that share in per cent, 1 to 99. Raises UnknownAdapter, BadReference,
+        UsageError, or AliasRefused where the version is quarantined, and for a canary where the
+        alias points nowhere yet or at that version already.
+        """
         _check_movable(alias)
-        self._catalogue.promote(check_name(name), version, alias)
+        found = self.get(Reference(check_name(name), version=version))
+        if found.quarantine is not None:
+            raise AliasRefused(
+                f"{found.reference} is quarantined: {found.quarantine}",
+                remedy=f"once that is mended: lorikeet adapters release {found.reference}",
+            )
+        if canary is None:
+            self._aliases.promote(name, version, alias)
+        elif 1 <= canary <= 99:
+            self._aliases.start_canary(name, version, alias, canary)
+        else:
+            raise UsageError(
+                f"a canary cannot take {canary} % of the requests",
+                remedy="give it 1 to 99 %, or promote the version whole",
+            )
         return self.get(Reference(name, version=version))
 
     def rollback(self, name: str, alias: str = PROD) -> Version:
-        """Point `alias` at what it pointed to before; repeated, further back.
+        """End the canary of `alias` if it has one, else point it at what it pointed to before.
 
+        Repeated, it goes further back; versions removed or quarantined since are passed over.
         Raises UnknownAdapter, BadReference, or AliasRefused where there is nothing before.
         """
         _check_movable(alias)
         self.get(Reference(check_name(name)))
-        return self.get(Reference(name, version=self._catalogue.rollback(name, alias)))
+        return self.get(Reference(name, version=self._aliases.rollback(name, alias)))
+
+    def quarantine(self, name: str, number: int, reason: str) -> None:
+        """Keep a version from being served, by any server, until it is released.
+
+        The first reason stays. Raises UnknownAdapter or BadReference.
+        """
+        self.get(Reference(check_name(name), version=number))
+        self._catalogue.quarantine(name, number, reason)
+
+    def release(self, name: str, number: int) -> Version:
+        """Let a version be served again. Raises UnknownAdapter or BadReference."""
+        self.get(Reference(check_name(name), version=number))
+        self._catalogue.release(name, number)
+        return self.get(Reference(name, version=number))
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A fresh private folder for an upload, on the registry's disk; gone at the end.
+
+        Raises DiskFull or RegistryUnavailable.
+        """
+        with (
+            _translated(self.settings, "the upload cannot be stored"),
+            Stage(self.settings.staging) as stage,
+        ):
+            yield stage.folder
 
     def remove(self, name: str, version: int) -> None:
         """Delete a version; its number is never used again.
 
-        Raises UnknownAdapter, or AliasRefused while an alias other than `latest` points at it.
+        Raises UnknownAdapter, or AliasRefused while an alias other than `latest`, or a canary,
+        points at it.
         """
         found = self.get(Reference(check_name(name), version=version))
         with _translated(self.settings, f"{name}@{version} cannot be removed"), self._locked():

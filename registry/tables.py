@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -67,3 +67,43 @@ class PromotionRow(Table):
     replaced: Mapped[int | None] = mapped_column(default=None)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
     undone_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+
+
+class CanaryRow(Table):
+    """The version that takes `percent` of an alias's requests; at most one for an alias."""
+
+    __tablename__ = "canaries"
+
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(32), primary_key=True)
+    number: Mapped[int]
+    percent: Mapped[int]
+
+
+class QuarantineRow(Table):
+    """A version that must not be served, and why; until somebody releases it."""
+
+    __tablename__ = "quarantines"
+
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    reason: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+
+
+class KeyRow(Table):
+    """An API key. Of the secret only its SHA-256 is kept; a revoked key stays."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str] = mapped_column(String(64))
+    adapters: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    rpm: Mapped[int | None] = mapped_column(default=None)
+    tpm: Mapped[int | None] = mapped_column(default=None)
+    concurrency: Mapped[int | None] = mapped_column(default=None)
+    admin: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)

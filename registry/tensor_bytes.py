@@ -1,5 +1,10 @@
-"""Tensors' raw bytes, read a piece at a time: are all finite and sane, are all zero?"""
+"""Tensors' raw bytes, read a piece at a time: are all finite and sane, are all zero?
 
+Without its sign, a floating-point number is ordered as the integer of the same bits is: one look at
+the largest of a piece answers all three.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +17,13 @@ LARGE = 2.0**16
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """How a floating-point type keeps its exponent: an element's bits are viewed as numpy's `view`.
+    """A floating-point type's bits, viewed as numpy's `view`, without their sign.
 
-    `mask` selects the exponent: all ones is infinite or NaN, from `large` on it is at least LARGE.
+    From `large` on it is at least LARGE, from `infinite` on infinite or NaN.
     """
 
     view: str
-    mask: int
+    infinite: int
     large: int
 
 
@@ -39,31 +44,32 @@ class Values:
     zero: bool
 
 
-def scan(path: Path, tensor: Tensor) -> Values:
-    """Look at every element of `tensor` in the safetensors file `path`.
+def scan(path: Path, tensors: Iterable[Tensor]) -> Iterator[Values]:
+    """Look at every element of each of the `tensors` in the safetensors file `path`, in turn.
 
-    Its type must be one of FLOAT_TYPES. Holds a few `PIECE_BYTES` at a time. Raises OSError, or
-    EOFError where the file ends inside the tensor.
+    Their types must be among FLOAT_TYPES. Holds `PIECE_BYTES`. Raises OSError, or EOFError where
+    the file ends inside a tensor.
     """
     import numpy as np  # here, so that looking at the registry does not wait for it
 
-    bits = _BITS[tensor.dtype]
-    view = np.dtype(bits.view)
-    one, mask, large = view.type(1), view.type(bits.mask), view.type(bits.large)
-    not_finite, above, zero = 0, 0, True
-    with path.open("rb") as file:
-        file.seek(tensor.begin)
-        left = tensor.end - tensor.begin
-        while left:
-            piece = file.read(min(left, PIECE_BYTES))
-            if len(piece) < min(left, PIECE_BYTES):
-                raise EOFError(f"{path.name} ends inside {tensor.name}")
-            left -= len(piece)
-            elements = np.frombuffer(piece, dtype=view)
-            exponents = elements & mask
-            if exponents.max() >= large:
-                infinite = int(np.count_nonzero(exponents == mask))
-                not_finite += infinite
-                above += int(np.count_nonzero(exponents >= large)) - infinite
-            zero = zero and not np.any(elements << one)  # whatever the sign
-    return Values(not_finite, above, zero)
+    piece = memoryview(bytearray(PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        for tensor in tensors:
+            bits = _BITS[tensor.dtype]
+            view = np.dtype(bits.view)
+            unsigned, large = view.type(np.iinfo(view).max >> 1), view.type(bits.large)
+            not_finite, above, largest = 0, 0, 0
+            file.seek(tensor.begin)
+            for start in range(tensor.begin, tensor.end, PIECE_BYTES):
+                part = piece[: min(PIECE_BYTES, tensor.end - start)]
+                if file.readinto(part) != len(part):
+                    raise EOFError(f"{path.name} ends inside {tensor.name}")
+                elements = np.frombuffer(part, dtype=view)
+                np.bitwise_and(elements, unsigned, out=elements)
+                top = elements.max()
+                largest = max(largest, int(top))
+                if top >= large:
+                    infinite = int(np.count_nonzero(elements >= view.type(bits.infinite)))
+                    not_finite += infinite
+                    above += int(np.count_nonzero(elements >= large)) - infinite
+            yield Values(not_finite, above, largest == 0)

@@ -98,15 +98,31 @@ def parse_header(
             "weights-truncated", f"the header should take {length} bytes, the file has {size}"
         )
     try:
-        entries = json.loads(file.read(length))
+        entries = json.loads(file.read(length).decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadHeader("weights-header", f"the header is not JSON: {error}") from error
     if not isinstance(entries, dict):
         raise BadHeader("weights-header", "the header is not a JSON object")
-    entries.pop("__metadata__", None)
+    _check_metadata(entries.pop("__metadata__", None))
     tensors = {name: _tensor(name, entry, 8 + length) for name, entry in entries.items()}
     _check_extent(tensors, 8 + length, size)
     return tensors
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is a number in Python only")
+
+
+def _check_metadata(metadata: object) -> None:
+    """Readers in other languages refuse the whole file for what it says of itself."""
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise BadHeader("weights-header", "the header's __metadata__ is not texts by name")
+    try:
+        "".join([*metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError as error:
+        raise BadHeader("weights-header", "the header's __metadata__ is not Unicode") from error
 
 
 def _tensor(name: str, entry: object, start: int) -> Tensor:

@@ -1,9 +1,12 @@
-"""How a command ends when it fails: one clear error that names the remedy, and an exit code."""
+"""What commands share: JSON for programs, and one clear error with its remedy and exit code."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -30,3 +33,8 @@ def clear_errors() -> Iterator[None]:
     except BrokenPipeError:  # `lorikeet adapters list | head`
         sys.stderr.close()
         sys.exit(141)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs to read."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -12,7 +12,9 @@ class Version:
 
     `path` is the absolute folder of the adapter's files, never reused and never rewritten;
     `digest` is short ("sha256:" and 12 hexadecimal digits), the manifest has the whole one;
-    `aliases` are those that pointed here when the version was read.
+    `aliases` are those that pointed here when the version was read, `canaries` those that gave it
+    a share of their requests, in per cent. `quarantine` is why it must not be served, None where it
+    may be.
     """
 
     name: str
@@ -21,6 +23,8 @@ class Version:
     path: Path
     manifest: Manifest
     aliases: tuple[str, ...]
+    canaries: tuple[tuple[str, int], ...] = ()
+    quarantine: str | None = None
 
     @property
     def reference(self) -> str:

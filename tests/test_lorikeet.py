@@ -18,7 +18,10 @@ COMMANDS = [
     ["serve"],
     ["ask"],
     ["adapters"],
-    *(["adapters", name] for name in ("list", "show", "promote", "rollback", "import", "remove")),
+    *(["adapters", name] for name in ("list", "show", "promote", "rollback", "release")),
+    *(["adapters", name] for name in ("import", "check", "verify", "remove")),
+    ["keys"],
+    *(["keys", name] for name in ("create", "list", "revoke")),
 ]
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "openai", "numpy"}
 
@@ -38,12 +41,14 @@ def test_every_help_teaches(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
     assert "Usage:" in result.output
-    if command not in ([], ["adapters"]):
+    if command not in ([], ["adapters"], ["keys"]):
         assert f"lorikeet {' '.join(command)}" in result.output.replace("\n", " ")
         assert "Example" in result.output
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["adapters", "list"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["train", "--help"], ["adapters", "list"], ["keys", "list"]]
+)
 def test_help_and_registry_commands_import_nothing_heavy(command: list[str], home: Path) -> None:
     script = (
         "import sys, lorikeet\n"
@@ -69,6 +74,8 @@ def test_version() -> None:
         (["serve", "--prot", "1"], 2, "--port"),
         (["adapters", "show", "nobody"], 1, "nobody"),
         (["adapters", "promote", "Bad Name", "1"], 2, "name"),
+        (["keys", "create", "--tenant", "Bad Name"], 2, "a-z"),
+        (["keys", "revoke", "0123"], 1, "lorikeet keys list"),
         (["ask", "opl", "hi", "--url", "http://127.0.0.1:9/v1"], 1, "lorikeet serve"),
         (["train", "--data", "missing.jsonl", "--name", "x"], 2, "missing.jsonl"),
     ],

@@ -1,4 +1,4 @@
-"""Any sequence of publishing, promoting, rolling back and removing, against a plain model of it."""
+"""Any sequence of what can be done to versions and aliases, against a plain model of it."""
 
 from pathlib import Path
 
@@ -7,11 +7,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from registry import AliasRefused, Base, Registry, RegistrySettings, UnknownAdapter
+from registry import Alias, AliasRefused, Base, Registry, RegistrySettings, UnknownAdapter
+
+NUMBERS = st.integers(1, 6)
 
 
 class AliasMachine(RuleBasedStateMachine):
-    """The model: which numbers are live, and the stack of what prod pointed to."""
+    """The model: which numbers are live, which held, the stack of what prod pointed to, its canary.
+
+    Five draws around each share stand for all.
+    """
 
     folder: Path
     base: Base
@@ -25,7 +30,9 @@ class AliasMachine(RuleBasedStateMachine):
         self.registry = Registry.open(RegistrySettings(home=home))
         self.live: dict[int, Path] = {}
         self.next = 1
+        self.held: set[int] = set()
         self.stack: list[int] = []
+        self.canary: tuple[int, int] | None = None
 
     def teardown(self) -> None:
         self.registry.close()
@@ -42,21 +49,57 @@ class AliasMachine(RuleBasedStateMachine):
             self.live[self.next] = folder
             self.next += 1
 
-    @rule(number=st.integers(1, 6))
+    @rule(number=NUMBERS)
     def promote(self, number: int) -> None:
-        if number in self.live:
-            self.registry.promote("m", number)
-            if self.stack[-1:] != [number]:
-                self.stack.append(number)
-        else:
+        if number not in self.live:
             with pytest.raises(UnknownAdapter):
                 self.registry.promote("m", number)
+        elif number in self.held:
+            with pytest.raises(AliasRefused):
+                self.registry.promote("m", number)
+        else:
+            self.registry.promote("m", number)
+            self.canary = None
+            if self.stack[-1:] != [number]:
+                self.stack.append(number)
 
-    @rule(number=st.integers(1, 6))
+    @rule(number=NUMBERS, percent=st.integers(1, 99))
+    def start_canary(self, number: int, percent: int) -> None:
+        if number not in self.live:
+            with pytest.raises(UnknownAdapter):
+                self.registry.promote("m", number, canary=percent)
+        elif number in self.held or not self.stack or self.stack[-1] == number:
+            with pytest.raises(AliasRefused):
+                self.registry.promote("m", number, canary=percent)
+        else:
+            assert self.registry.promote("m", number, canary=percent).number == number
+            self.canary = (number, percent)
+
+    @rule(number=NUMBERS)
+    def quarantine(self, number: int) -> None:
+        if number in self.live:
+            self.registry.quarantine("m", number, "why")
+            self.held.add(number)
+        else:
+            with pytest.raises(UnknownAdapter):
+                self.registry.quarantine("m", number, "why")
+
+    @rule(number=NUMBERS)
+    def release(self, number: int) -> None:
+        if number in self.live:
+            assert self.registry.release("m", number).quarantine is None
+            self.held.discard(number)
+        else:
+            with pytest.raises(UnknownAdapter):
+                self.registry.release("m", number)
+
+    @rule(number=NUMBERS)
     def remove(self, number: int) -> None:
-        if number in self.live and self.stack[-1:] != [number]:
+        pointed_at = {*self.stack[-1:], *(self.canary or ())[:1]}
+        if number in self.live and number not in pointed_at:
             self.registry.remove("m", number)
             del self.live[number]
+            self.held.discard(number)
         else:
             with pytest.raises((UnknownAdapter, AliasRefused)):
                 self.registry.remove("m", number)
@@ -64,9 +107,11 @@ class AliasMachine(RuleBasedStateMachine):
     @rule()
     def rollback(self) -> None:
         now = self.stack[-1:]
-        before = [number for number in self.stack if number in self.live]
-        while before and before[-1:] == now:
-            before.pop()
+        if self.canary is not None:
+            assert [self.registry.rollback("m").number] == now
+            self.canary = None
+            return
+        before = [n for n in self.stack if n in self.live and n not in self.held and [n] != now]
         if before:
             assert self.registry.rollback("m").number == before[-1]
             while self.stack[-1] != before[-1]:
@@ -77,11 +122,22 @@ class AliasMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_served_is_what_the_model_says(self) -> None:
-        assert [version.number for version in self.registry.list()] == sorted(self.live)
-        if self.live:
-            served = self.stack[-1] if self.stack else max(self.live)
-            assert self.registry.get("m").number == served
-            assert self.registry.get("m@latest").number == max(self.live)
+        versions = self.registry.list()
+        assert [version.number for version in versions] == sorted(self.live)
+        assert {v.number for v in versions if v.quarantine is not None} == self.held
+        if not self.live:
+            return
+        served = self.stack[-1] if self.stack else max(self.live)
+        assert self.registry.get("m").number == served
+        assert self.registry.get("m@latest", draw=0.0).number == max(self.live)
+        number, percent = self.canary or (None, 0)
+        aliases = [Alias("prod", served, number, percent)] if self.stack else []
+        assert self.registry.aliases("m") == aliases
+        for hundredth in {0, percent - 1, percent, percent + 1, 99} & set(range(100)):
+            drawn = number is not None and number not in self.held and hundredth < percent
+            version = self.registry.get("m", draw=hundredth / 100)
+            assert version.number == (number if drawn else served)
+        assert versions == [self.registry.get(version.reference) for version in versions]
 
 
 def test_aliases_follow_the_model(tmp_path: Path, base: Base, adapters: list[Path]) -> None:
@@ -89,8 +145,8 @@ def test_aliases_follow_the_model(tmp_path: Path, base: Base, adapters: list[Pat
     run_state_machine_as_test(
         AliasMachine,
         settings=settings(
-            max_examples=15,
-            stateful_step_count=20,
+            max_examples=20,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

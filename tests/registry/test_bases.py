@@ -53,7 +53,7 @@ def test_the_embedded_base_is_whole(embedded_base: Base) -> None:
     assert tensors["model.embed_tokens.weight"].shape == (49152, 576)
     assert tensors["model.layers.29.self_attn.k_proj.weight"].shape == (192, 576)
     for name in ("model.norm.weight", "model.layers.0.self_attn.q_proj.weight"):
-        values = scan(weights, tensors[name])
+        (values,) = scan(weights, [tensors[name]])
         assert (values.not_finite, values.large, values.zero) == (0, 0, False)
 
 

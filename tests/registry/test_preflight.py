@@ -5,13 +5,14 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from registry import Base, Limits, Registry, check_adapter
+from registry import AdapterRejected, Base, Limits, Registry, check_adapter
 from registry.adapter_weights import read_weights
 from registry.base_modules import linear_modules
 
@@ -31,10 +32,15 @@ def _vocabulary(folder: Path, base: Base) -> None:
 
 WARNINGS: list[tuple[str, Callable[[Any, Base], object]]] = [
     ("weights-zero", lambda e, _: e.every("B", np.zeros_like)),
+    ("weights-zero", lambda e, _: e.every("A", np.zeros_like)),
     ("base-name", lambda e, _: e.config(base_model_name_or_path="a/other")),
     ("config-unknown-key", lambda e, _: e.config(use_fancy_thing=True)),
     ("tokenizer-differs", lambda e, base: _vocabulary(e.folder, base)),
     ("tokenizer-unreadable", lambda e, _: (e.folder / "tokenizer.json").write_text("{")),
+    (
+        "tokenizer-unreadable",
+        lambda e, _: (e.folder / "tokenizer.json").write_text('{"model": {"merges": 5}}'),
+    ),
     ("template-differs", lambda e, _: (e.folder / "chat_template.jinja").write_text("{{x}}")),
     (
         "template-differs",
@@ -56,6 +62,26 @@ def test_a_warning_does_not_refuse(
     with Registry.open() as registry:
         registry.publish(adapter, "fine", base=base, on_warning=lambda p: told.append(p.code))
     assert told == [code]
+
+
+STRICT = [(code, change) for code, change in WARNINGS if code.startswith(("token", "templ"))]
+
+
+@pytest.mark.parametrize(
+    ("code", "change"), STRICT, ids=[f"{i}-{code}" for i, (code, _) in enumerate(STRICT)]
+)
+def test_by_policy_another_tokenizer_is_refused(
+    adapter: Path, base: Base, home: Path, edit: Any, code: str, change: Any
+) -> None:
+    change(edit, base)
+    strict = replace(LIMITS, strict_tokenizer=True)
+    problems = check_adapter(adapter, base, strict)
+    assert [(problem.code, problem.severity) for problem in problems] == [(code, "error")]
+    with Registry.open() as registry:
+        with pytest.raises(AdapterRejected) as caught:
+            registry.publish(adapter, "fine", base=base, limits=strict)
+        assert [problem.code for problem in caught.value.problems] == [code]
+        assert registry.list() == []
 
 
 LONG_NAMES = [f"self_attn.{name}_proj" for name in "qkvo"] + [

@@ -75,6 +75,39 @@ def test_promote_and_roll_back(published: list[Path]) -> None:
     assert json.loads(run("show", "titulares@canary", "--json").stdout)["version"] == 2
 
 
+def test_a_canary_is_started_shown_and_ended(published: list[Path]) -> None:
+    with pytest.raises(AliasRefused):
+        run("promote", "titulares", 2, "--canary", 10)
+    run("promote", "titulares", 1)
+    said = run("promote", "titulares", 2, "--canary", 10).stdout
+    assert said == "titulares@prod is titulares@1, and titulares@2 for 10 %\n"
+    assert "prod (10 %)" in run("list").stdout
+    assert "latest, prod (10 %)" in run("show", "titulares@2").stdout
+    rows = json.loads(run("list", "--json").stdout)
+    assert [row["canaries"] for row in rows] == [{}, {"prod": 10}]
+    assert json.loads(run("show", "titulares@2", "--json").stdout)["canaries"] == {"prod": 10}
+    assert run("rollback", "titulares").stdout == "titulares@prod is now titulares@1\n"
+    assert [row["canaries"] for row in json.loads(run("list", "--json").stdout)] == [{}, {}]
+    assert run("promote", "titulares", 2, "--canary", 100).exit_code == 2
+
+
+def test_a_quarantine_is_shown_and_lifted(published: list[Path]) -> None:
+    with Registry.open() as registry:
+        registry.quarantine("titulares", 2, "NaN in [its] output")
+    for command in (("list",), ("show", "titulares@2"), ("show", "titulares")):
+        assert "NaN in [its] output" in run(*command).stdout
+    assert "NaN" not in run("show", "titulares@1").stdout
+    rows = json.loads(run("list", "--json").stdout)
+    assert [row["quarantine"] for row in rows] == [None, "NaN in [its] output"]
+    with pytest.raises(AliasRefused):
+        run("promote", "titulares", 2)
+    with pytest.raises(UsageError, match="which version to release"):
+        run("release", "titulares")
+    assert run("release", "titulares@2").stdout == "titulares@2 may be served again\n"
+    assert run("release", "titulares@2").stdout == "titulares@2 was not quarantined\n"
+    assert "NaN" not in run("list").stdout
+
+
 def test_remove(published: list[Path]) -> None:
     run("promote", "titulares", 1)
     with pytest.raises(AliasRefused):
@@ -132,6 +165,20 @@ def test_check(home: Path, base: Base, tmp_path: Path, make_adapter: Any) -> Non
     assert all(row["remedy"] for row in json.loads(as_json.stdout))
 
 
+def test_strict_refuses_another_chat_template(
+    home: Path, base: Base, tmp_path: Path, make_adapter: Any
+) -> None:
+    folder = make_adapter(tmp_path / "theirs", base, rank=1)
+    (folder / "chat_template.jinja").write_text("other")
+    for arguments in (("check", folder), ("import", folder, "--name", "theirs")):
+        strict = run(*arguments, "--base", base.path, "--strict")
+        assert strict.exit_code == 1
+        assert "error template-differs" in strict.stdout
+        lax = run(*arguments, "--base", base.path)
+        assert lax.exit_code == 0
+        assert "warning template-differs" in lax.stdout
+
+
 def test_check_only_warns_without_failing(
     home: Path, base: Base, tmp_path: Path, make_adapter: Any
 ) -> None:
@@ -159,6 +206,7 @@ def test_check_against_another_base(
         (("promote", "Not", 1), UsageError),
         (("rollback", "nobody"), UnknownAdapter),
         (("remove", "nobody@1"), UnknownAdapter),
+        (("release", "nobody@1"), UnknownAdapter),
         (("verify", "nobody"), UnknownAdapter),
         (("import", ".", "--name", "text"), UsageError),
     ],
@@ -174,7 +222,8 @@ def test_wrong_usage_exits_2(home: Path, arguments: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "show", "promote", "rollback", "import", "remove", "check", "verify"]
+    "command",
+    ["list", "show", "promote", "rollback", "release", "import", "remove", "check", "verify"],
 )
 def test_every_help_has_an_example(command: str) -> None:
     assert f"lorikeet adapters {command}" in run(command, "--help").stdout

@@ -1,0 +1,145 @@
+"""Where aliases point, and how they move: whole, by a canary's share, and back."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Select, and_, select
+from sqlalchemy.orm import Session
+
+from registry.database import Database
+from registry.errors import AliasRefused, UnknownAdapter
+from registry.tables import AliasRow, CanaryRow, PromotionRow, QuarantineRow, VersionRow
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """An alias of an adapter: it means `number`, and for `percent` of the requests `canary`."""
+
+    alias: str
+    number: int
+    canary: int | None = None
+    percent: int = 0
+
+
+class Aliases:
+    """Reads and moves aliases. For many threads and processes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, name: str) -> list[Alias]:
+        """The aliases of an adapter, in order; empty where there are none."""
+        with self._database.reading() as rows:
+            found = rows.execute(
+                select(AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent)
+                .outerjoin(CanaryRow, CANARY_OF_ALIAS)
+                .where(AliasRow.name == name)
+                .order_by(AliasRow.alias)
+            )
+            return [
+                Alias(alias, number, canary, percent or 0)
+                for alias, number, canary, percent in found
+            ]
+
+    def promote(self, name: str, number: int, alias: str) -> None:
+        """Point `alias` at a version and end its canary. Raises UnknownAdapter."""
+        with self._database.writing() as session:
+            _require_live(session, name, number)
+            _end_canary(session, name, alias)
+            row = session.get(AliasRow, (name, alias))
+            if row is not None and row.number == number:
+                return
+            session.add(
+                PromotionRow(
+                    name=name, alias=alias, number=number, replaced=row.number if row else None
+                )
+            )
+            if row is None:
+                session.add(AliasRow(name=name, alias=alias, number=number))
+            else:
+                row.number = number
+
+    def start_canary(self, name: str, number: int, alias: str, percent: int) -> None:
+        """Give a version `percent` of an alias's requests, instead of the canary it may have.
+
+        Raises UnknownAdapter; AliasRefused where the alias is not set, or points at that version.
+        """
+        with self._database.writing() as session:
+            _require_live(session, name, number)
+            row = session.get(AliasRow, (name, alias))
+            if row is None:
+                raise AliasRefused(
+                    f"{name} has no alias {alias!r} whose requests could be shared",
+                    remedy=f"set it first: lorikeet adapters promote {name} VERSION"
+                    f" --alias {alias}",
+                )
+            if row.number == number:
+                raise AliasRefused(
+                    f"{name}@{alias} points at version {number} already: it gets every request",
+                    remedy="name another version for the canary",
+                )
+            session.merge(CanaryRow(name=name, alias=alias, number=number, percent=percent))
+
+    def rollback(self, name: str, alias: str) -> int:
+        """End the canary of `alias`, or point it at what it pointed to before; that number.
+
+        Repeated, it goes further back; versions removed or quarantined since are passed over.
+        Raises AliasRefused where there is nothing before.
+        """
+        with self._database.writing() as session:
+            row = session.get(AliasRow, (name, alias))
+            if row is None:
+                raise AliasRefused(
+                    f"{name} has no alias {alias!r}",
+                    remedy=f"set it: lorikeet adapters promote {name} VERSION --alias {alias}",
+                )
+            if _end_canary(session, name, alias):
+                return row.number
+            promotions = session.scalars(
+                select(PromotionRow)
+                .where(
+                    PromotionRow.name == name,
+                    PromotionRow.alias == alias,
+                    PromotionRow.undone_at.is_(None),
+                )
+                .order_by(PromotionRow.id.desc())
+            )
+            for promotion in promotions:
+                promotion.undone_at = datetime.now(UTC)
+                before = promotion.replaced
+                if before not in (None, row.number) and _is_fit(session, name, before):
+                    row.number = before
+                    return before
+            raise AliasRefused(
+                f"{name}@{alias} points at version {row.number}, and there is none before it",
+                remedy=f"choose a version: lorikeet adapters promote {name} VERSION "
+                f"--alias {alias}",
+            )
+
+
+CANARY_OF_ALIAS = and_(CanaryRow.name == AliasRow.name, CanaryRow.alias == AliasRow.alias)
+
+
+def _end_canary(session: Session, name: str, alias: str) -> bool:
+    """Whether there was one."""
+    canary = session.get(CanaryRow, (name, alias))
+    if canary is not None:
+        session.delete(canary)
+    return canary is not None
+
+
+def _require_live(session: Session, name: str, number: int) -> None:
+    if session.scalar(_live(name, number)) is None:
+        raise UnknownAdapter(f"{name}@{number} was removed just now")
+
+
+def _is_fit(session: Session, name: str, number: int) -> bool:
+    """Whether the version may be served: neither removed nor quarantined."""
+    live = session.scalar(_live(name, number)) is not None
+    return live and session.get(QuarantineRow, (name, number)) is None
+
+
+def _live(name: str, number: int) -> Select[int]:
+    return select(VersionRow.id).where(
+        VersionRow.name == name, VersionRow.number == number, VersionRow.removed_at.is_(None)
+    )
