@@ -1,25 +1,25 @@
-"""What a client may ask: OpenAI's fields, and vLLM's sampling extras that cannot hurt others.
+"""Which requests reach the engine.
 
-vLLM's own models accept any field. Here every field is on a list and within bounds; the rest is
-refused with the reason, before the engine hears of it.
+vLLM's own models accept any field. Here every field is on a list (`serve.request_models`), of one
+type and within bounds; the rest is refused with the reason, before the engine hears of it.
 """
 
 import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from serve import json_body
 from serve.errors import BadRequest
+from serve.request_models import MAX_SEQUENCES, ChatRequest, CompletionRequest, GenerationFields
+from serve.schemas import MAX_COST, schema_cost
 
-MAX_N = 16
-MAX_STOP = 16
-MAX_LOGIT_BIAS = 300
-MAX_TOOLS = 128
-MAX_SCHEMA_DEPTH = 32
-MAX_SCHEMA_NODES = 4096
-MAX_PATTERN = 512
-INT64 = 2**63
+__all__ = ["REFUSED", "ChatRequest", "CompletionRequest", "checked"]
+
+MAX_PARTS = 8192
+"""Messages, their parts and their tool calls, together."""
 
 REFUSED = {
     "chat_template": "the server's chat template applies to everyone",
@@ -28,6 +28,7 @@ REFUSED = {
     "documents": "put the documents into the messages",
     "prompt_logprobs": "it can stop the engine when adapters are served",
     "prompt_embeds": "send text or token ids",
+    "structured_outputs": "use response_format",
     "kv_transfer_params": "it belongs to the operator",
     "ec_transfer_params": "it belongs to the operator",
     "vllm_xargs": "it belongs to the operator",
@@ -42,223 +43,17 @@ REFUSED = {
     "audio": "only text is served",
 }
 
-Text = Annotated[str, Field(max_length=2**22)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
-
-def _bounded_schema(schema: Any) -> Any:
-    """Refuse a JSON schema that is too deep, too large, or holds a long regular expression."""
-    nodes, stack = 0, [(schema, 1)]
-    while stack:
-        node, depth = stack.pop()
-        nodes += 1
-        if depth > MAX_SCHEMA_DEPTH or nodes > MAX_SCHEMA_NODES:
-            raise ValueError(
-                f"the schema is nested over {MAX_SCHEMA_DEPTH} levels or has over "
-                f"{MAX_SCHEMA_NODES} parts"
-            )
-        if isinstance(node, dict):
-            pattern = node.get("pattern")
-            if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
-                raise ValueError(f"a pattern has over {MAX_PATTERN} characters")
-            stack += [(child, depth + 1) for child in node.values()]
-        elif isinstance(node, list):
-            stack += [(child, depth + 1) for child in node]
-    return schema
-
-
-Schema = Annotated[dict[str, Any], BeforeValidator(_bounded_schema)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False)
-
-
-class TextPart(_Strict):
-    """A part of a message; only text is served."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class FunctionCall(_Strict):
-    """A call that the model made earlier in the conversation."""
-
-    name: Annotated[str, Field(max_length=256)]
-    arguments: Text
-
-
-class ToolCall(_Strict):
-    """As in an assistant's message."""
-
-    id: Annotated[str, Field(max_length=256)]
-    type: Literal["function"] = "function"
-    function: FunctionCall
-    index: int | None = None
-
-
-class Message(_Strict):
-    """One turn of the chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(max_length=256)] | None = None
-    name: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
-    refusal: Text | None = None
-
-
-class Function(_Strict):
-    """A function that the model may call."""
-
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
-    description: Text | None = None
-    parameters: Schema | None = None
-    strict: bool | None = None
-
-
-class Tool(_Strict):
-    """OpenAI's tool; functions only."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(_Strict):
-    """The name in a tool choice."""
-
-    name: Annotated[str, Field(max_length=128)]
-
-
-class NamedTool(_Strict):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    function: NamedFunction
-
-
-class JsonSchema(_Strict):
-    """The schema of a structured answer."""
-
-    name: Annotated[str, Field(max_length=128)]
-    description: Text | None = None
-    schema_: Schema | None = Field(default=None, alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(_Strict):
-    """text, json_object or json_schema."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
-class StreamOptions(_Strict):
-    """What the stream carries beside the text."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-    include_obfuscation: bool | None = Field(default=None, exclude=True)
-
-
-class ThinkingSwitch(_Strict):
-    """The one template argument that clients may set."""
-
-    enable_thinking: bool
-
-
-class _Sampling(_Strict):
-    """What both endpoints take."""
-
-    model: Annotated[str, Field(min_length=1, max_length=512)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
-    stop: (
-        Annotated[str, Field(max_length=256)]
-        | Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=MAX_STOP)
-        ]
-        | None
-    ) = None
-    logit_bias: (
-        Annotated[
-            dict[
-                Annotated[str, Field(pattern=r"^\d{1,9}$")],
-                Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)],
-            ],
-            Field(max_length=MAX_LOGIT_BIAS),
-        ]
-        | None
-    ) = None
-    user: Annotated[str, Field(max_length=512)] | None = None
-    response_format: ResponseFormat | None = None
-
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
-    include_stop_str_in_output: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
-    bad_words: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=MAX_STOP)
-        ]
-        | None
-    ) = None
-
-
-class ChatRequest(_Sampling):
-    """`POST /v1/chat/completions`."""
-
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    chat_template_kwargs: ThinkingSwitch | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    # OpenAI's bookkeeping: accepted, and of no effect here.
-    metadata: dict[str, JsonValue] | None = Field(default=None, exclude=True)
-    store: bool | None = Field(default=None, exclude=True)
-    service_tier: Literal["auto", "default"] | None = Field(default=None, exclude=True)
-    modalities: list[Literal["text"]] | None = Field(default=None, exclude=True)
-
-
-class CompletionRequest(_Sampling):
-    """`POST /v1/completions`."""
-
-    prompt: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=64)]
-        | Annotated[list[TokenId], Field(min_length=1, max_length=2**20)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1, max_length=2**20)]],
-            Field(min_length=1, max_length=64),
-        ]
-    )
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    best_of: Literal[1] | None = Field(default=None, exclude=True)
-
-
-def checked(kind: type[_Sampling], data: Any, *, max_output_tokens: int) -> dict[str, Any]:
+def checked(
+    kind: type[GenerationFields],
+    data: Any,
+    *,
+    max_output_tokens: int,
+    vocabulary: int | None = None,
+) -> dict[str, Any]:
     """The request's fields as the engine takes them.
 
+    `vocabulary` is the number of token ids that the base has; None: any 31-bit id passes.
     Raises: BadRequest that names the field and says what is wrong with it.
     """
     if not isinstance(data, dict):
@@ -270,23 +65,121 @@ def checked(kind: type[_Sampling], data: Any, *, max_output_tokens: int) -> dict
         request = kind.model_validate(data)
     except ValidationError as error:
         raise _bad(error, kind) from error
+    _check_schemas(request)  # before the dump, which cannot take what is nested without end
     body = request.model_dump(exclude_unset=True, exclude_none=True, by_alias=True)
-    for field in ("max_tokens", "max_completion_tokens"):
-        if body.get(field, 0) > max_output_tokens:
-            raise BadRequest(
-                f"`{field}` is over this server's bound of {max_output_tokens}.", param=field
-            )
-    if body.get("echo") and body.get("logprobs") is not None:
-        raise BadRequest("`echo` cannot be combined with `logprobs`.", param="echo")
-    if body.get("stream_options") and not body.get("stream"):
-        raise BadRequest("`stream_options` needs `stream: true`.", param="stream_options")
+    for param, problem in _contradictions(body, max_output_tokens):
+        raise BadRequest(f"`{param}`: {problem}.", param=param)
+    if vocabulary is not None:
+        _check_tokens(body, vocabulary)
     return body
+
+
+def sequences(body: dict[str, Any]) -> int:
+    """How many answers a checked request asks for: `n` for each of its prompts."""
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+    return body.get("n", 1) * (len(prompt) if several else 1)  # type: ignore[no-any-return, arg-type]
+
+
+def _check_schemas(request: GenerationFields) -> None:
+    """Each schema is one that the engine can compile, and all of them soon."""
+    schemas: dict[str, Any] = {}
+    if request.response_format is not None and request.response_format.json_schema is not None:
+        schemas["response_format.json_schema.schema"] = request.response_format.json_schema.schema_
+    if isinstance(request, ChatRequest):
+        for index, tool in enumerate(request.tools or ()):
+            param, parameters = f"tools.{index}.function.parameters", tool.function.parameters
+            if parameters and parameters.get("type", "object") != "object":
+                raise BadRequest(f"`{param}` must be of type `object`.", param=param)
+            schemas[param] = parameters or {}
+    total = 0.0
+    for param, schema in schemas.items():
+        try:
+            total += schema_cost(schema)
+        except ValueError as error:
+            raise BadRequest(f"`{param}`: {error}.", param=param) from error
+        if total > MAX_COST:
+            raise BadRequest(
+                f"`{param}` makes the request's schemas too costly: use fewer properties, fewer "
+                "different `maxLength`s, and smaller repetitions in patterns.",
+                param=param,
+            )
+
+
+def _contradictions(body: dict[str, Any], max_output_tokens: int) -> Iterator[tuple[str, str]]:
+    """What each field allows, and all of them together do not: the field and the problem."""
+    for field in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        if body.get(field, 0) > max_output_tokens:
+            yield field, f"it is over this server's bound of {max_output_tokens}"
+    most = body.get("max_completion_tokens", body.get("max_tokens", max_output_tokens))
+    if body.get("min_tokens", 0) > most:
+        yield "min_tokens", "it is over the most tokens asked for"
+    if body.get("echo") and body.get("logprobs") is not None:
+        yield "echo", "it cannot be combined with `logprobs`"
+    if body.get("stream_options") and not body.get("stream"):
+        yield "stream_options", "it needs `stream: true`"
+    if body.get("top_logprobs") and not body.get("logprobs"):
+        yield "top_logprobs", "it needs `logprobs: true`"
+    if body.get("add_generation_prompt") and body.get("continue_final_message"):
+        yield "continue_final_message", "it cannot be combined with `add_generation_prompt`"
+    if sequences(body) > MAX_SEQUENCES:
+        yield "n", f"times the prompts it is over {MAX_SEQUENCES}"
+    form = body.get("response_format", {})
+    if (form.get("type") == "json_schema") != ("json_schema" in form):
+        yield "response_format", "`type: json_schema` and `json_schema` go together"
+    yield from _tool_contradictions(body)
+    yield from _message_contradictions(body.get("messages", []))
+
+
+def _tool_contradictions(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    names = [tool["function"]["name"] for tool in body.get("tools", [])]
+    if len(set(names)) < len(names):
+        yield "tools", "two of them have the same name"
+    choice = body.get("tool_choice", "none")
+    if choice != "none" and not names:
+        yield "tool_choice", "it needs `tools`"
+    if isinstance(choice, dict) and choice["function"]["name"] not in names:
+        yield "tool_choice", "it names a tool that is not among `tools`"
+
+
+def _message_contradictions(messages: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    parts = 0
+    for index, message in enumerate(messages):
+        content, calls = message.get("content"), message.get("tool_calls", [])
+        parts += 1 + len(calls) + (len(content) if isinstance(content, list) else 0)
+        if content is None and message["role"] != "assistant":
+            yield f"messages.{index}.content", "it is required"
+        for call in calls:
+            if json_body.deeper_than(call["function"]["arguments"], json_body.MAX_DEPTH):
+                yield f"messages.{index}.tool_calls", "arguments are nested too deep"
+    if parts > MAX_PARTS:
+        yield "messages", f"with their parts and tool calls they are over {MAX_PARTS}"
+
+
+def _check_tokens(body: dict[str, Any], vocabulary: int) -> None:
+    """Every token id is one of the base's."""
+    prompt = body.get("prompt")
+    lists = [prompt] if isinstance(prompt, list) and isinstance(prompt[0], int) else prompt
+    found = {
+        "prompt": [i for ids in lists for i in ids if isinstance(i, int)]
+        if isinstance(lists, list)
+        else [],
+        "stop_token_ids": body.get("stop_token_ids", []),
+        "logit_bias": map(int, body.get("logit_bias", ())),
+    }
+    for param, ids in found.items():
+        if max(ids, default=0) >= vocabulary:
+            raise BadRequest(
+                f"`{param}` has a token id that is not below {vocabulary}, the size of the "
+                "model's vocabulary.",
+                param=param,
+            )
 
 
 def _bad(error: ValidationError, kind: type[BaseModel]) -> BadRequest:
     """The first problem in words, with its place."""
-    detail: ErrorDetails = min(error.errors(), key=_rank)
-    path = [str(part) for part in detail["loc"] if not _branch(part)]
+    detail: ErrorDetails = min(error.errors(include_url=False, include_input=False), key=_rank)
+    path = [str(part)[:64] for part in detail["loc"] if not _branch(part)]
     param = ".".join(path)
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], kind.model_fields, n=1)

@@ -10,6 +10,10 @@ from serve.requests import REFUSED, ChatRequest, CompletionRequest, checked
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+SCHEMA: dict[str, Any] = {"name": "a", "schema": {"type": "object"}}
+
+
 def chat(**fields: Any) -> dict[str, Any]:
     return checked(ChatRequest, {**CHAT, **fields}, max_output_tokens=100)
 
@@ -65,10 +69,68 @@ def test_an_unknown_field_is_named_with_its_neighbour() -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"seed": 2**63}, "seed"),
         ({"user": "x" * 513}, "user"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [""]}, "stop.0"),
+        ({"bad_words": [" "]}, "bad_words.0"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
+        ({"repetition_penalty": 1e-30}, "repetition_penalty"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_tokens": 101}, "min_tokens"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"metadata": {"a": {"b": 1}}}, "metadata.a"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+        (
+            {"add_generation_prompt": True, "continue_final_message": True},
+            "continue_final_message",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "text", "json_schema": SCHEMA}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
+        ({"tools": []}, "tools"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [TOOL | {"type": "retrieval"}]}, "tools.0.type"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": "any", "tools": [TOOL]}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
     ],
 )
 def test_values_out_of_bounds_name_their_field(fields: dict[str, Any], param: str) -> None:
     assert complaint(**fields).param == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": "1"},
+        {"n": True},
+        {"n": 1.0},
+        {"max_tokens": "5"},
+        {"temperature": "0.5"},
+        {"temperature": False},
+        {"stream": "yes"},
+        {"stream": 1},
+        {"seed": 1.5},
+        {"stop_token_ids": ["5"]},
+        {"logit_bias": {"5": "1"}},
+        {"messages": "hi"},
+        {"messages": {"role": "user", "content": "hi"}},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"tools": {"type": "function"}},
+    ],
+)
+def test_no_type_stands_for_another(fields: dict[str, Any]) -> None:
+    (field,) = fields
+    assert (complaint(**fields).param or "").startswith(field)
+
+
+def test_a_whole_number_may_stand_for_any_number() -> None:
+    assert chat(temperature=1, logit_bias={"5": -100})["temperature"] == 1
 
 
 def test_images_are_refused_in_words() -> None:
@@ -86,7 +148,7 @@ def test_a_schema_may_not_be_nested_without_end() -> None:
 
 
 def test_a_schema_may_not_hold_a_long_pattern() -> None:
-    schema = {"type": "string", "pattern": "a" * 513}
+    schema = {"properties": {"a": {"type": "string", "pattern": "a" * 513}}}
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     assert "pattern" in complaint(tools=[tool]).message
 
@@ -117,3 +179,87 @@ def test_echo_with_logprobs_is_refused() -> None:
     data = {"model": "m", "prompt": "x", "echo": True, "logprobs": 1}
     with pytest.raises(BadRequest, match="echo"):
         checked(CompletionRequest, data, max_output_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [1, 50]}, "prompt"),
+        ({"prompt": [[1], [2, 50]]}, "prompt"),
+        ({"prompt": "x", "stop_token_ids": [50]}, "stop_token_ids"),
+        ({"prompt": "x", "logit_bias": {"50": 1}}, "logit_bias"),
+    ],
+)
+def test_token_ids_are_below_the_size_of_the_vocabulary(fields: dict[str, Any], param: str) -> None:
+    data = {"model": "m"} | fields
+    with pytest.raises(BadRequest, match="not below 50") as caught:
+        checked(CompletionRequest, data, max_output_tokens=1, vocabulary=50)
+    assert caught.value.param == param
+    checked(CompletionRequest, data, max_output_tokens=1, vocabulary=51)
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], [[1], []], ["a", 1], [1.0], ["a"] * 65])
+def test_prompts_that_are_none(prompt: Any) -> None:
+    with pytest.raises(BadRequest):
+        checked(CompletionRequest, {"model": "m", "prompt": prompt}, max_output_tokens=1)
+
+
+def test_prompts_times_answers_are_bounded() -> None:
+    data = {"model": "m", "prompt": ["a"] * 32, "n": 3}
+    with pytest.raises(BadRequest, match="over 64"):
+        checked(CompletionRequest, data, max_output_tokens=1)
+    assert checked(CompletionRequest, data | {"n": 2}, max_output_tokens=1)
+
+
+def test_parts_of_a_conversation_are_bounded_together() -> None:
+    parts = [{"type": "text", "text": "x"}] * 200
+    message = {"role": "user", "content": parts}
+    assert "over 8192" in complaint(messages=[message] * 50).message
+    assert chat(messages=[message] * 40)
+
+
+def test_earlier_calls_of_the_model_are_bounded() -> None:
+    def earlier(arguments: str) -> dict[str, Any]:
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    assert chat(messages=[*CHAT["messages"], earlier('{"a": [1]}'), earlier("not json")])
+    assert "too deep" in complaint(messages=[earlier("[" * 1000)]).message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"type": "array"}, "must be of type `object`"),
+        ({"properties": {"a": {"type": "text"}}}, "`type` must be one of"),
+        ({"properties": {"a": {"$ref": "http://x/"}}}, "`$ref` must point into"),
+        ({"properties": {"a": {"pattern": "(a{1,99}){1,99}"}}}, "too costly"),
+    ],
+)
+def test_a_tool_with_a_bad_schema_is_named(parameters: dict[str, Any], problem: str) -> None:
+    bad = {"type": "function", "function": {"name": "bad", "parameters": parameters}}
+    error = complaint(tools=[TOOL, bad])
+    assert error.param == "tools.1.function.parameters"
+    assert problem in error.message
+
+
+def test_the_schemas_of_a_request_share_one_budget() -> None:
+    def tool(index: int) -> dict[str, Any]:
+        text = {"type": "string", "maxLength": 100 + index}
+        function = {"name": f"f{index}", "parameters": {"properties": {"a": text}}}
+        return {"type": "function", "function": function}
+
+    assert chat(tools=[tool(0)])
+    error = complaint(tools=[tool(0), tool(1)])
+    assert error.param == "tools.1.function.parameters"
+    assert "too costly" in error.message
+
+
+def test_a_tool_that_is_there_can_be_chosen() -> None:
+    choice = {"type": "function", "function": {"name": "f"}}
+    for chosen in ("none", "auto", "required", choice):
+        assert chat(tools=[TOOL], tool_choice=chosen)["tool_choice"] == chosen
+
+
+def test_a_message_does_not_repeat_what_was_sent_without_end() -> None:
+    assert len(complaint(**{"x" * 10_000: 1}).message) < 200
