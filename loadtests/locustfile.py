@@ -26,7 +26,8 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import WorkerRunner
 
-from loadtests.answer import Answer, BrokenStream, read_answer
+from loadtests.answer import Answer, BrokenStream
+from loadtests.chat import ask, connect
 from loadtests.traffic import Zipf, chat_request, is_loopback
 
 log = logging.getLogger("loadtests")
@@ -135,12 +136,7 @@ class ChatUser(User):  # type: ignore[misc]
         self._number = next(self._numbers)
         self._random = random.Random(f"{options.seed}/{self._number}")
         self._adapters: Zipf | None = None
-        self._client = httpx.Client(
-            base_url=(self.host or "").rstrip("/").removesuffix("/v1"),
-            headers={"Authorization": f"Bearer {options.api_key}"} if options.api_key else {},
-            timeout=httpx.Timeout(300, connect=10),
-            trust_env=False,
-        )
+        self._client = connect(self.host or "", options.api_key)
 
     def wait_time(self) -> float:
         """Seconds between an answer and the next request."""
@@ -164,28 +160,16 @@ class ChatUser(User):  # type: ignore[misc]
     @task  # type: ignore[untyped-decorator]
     def chat(self) -> None:
         """One request; Locust's statistics learn its times, or its failure."""
-        model = self._model()
+        options = self._options
         body = chat_request(
-            model, self._random, max_tokens=self._options.max_tokens, whole=self._options.whole
+            self._model(), self._random, max_tokens=options.max_tokens, whole=options.whole
         )
-        started = time.perf_counter()
-        try:
-            answer = self._ask(model, body, started)
-        except (httpx.HTTPError, BrokenStream) as error:
-            answer = Answer(model, started, error=f"{type(error).__name__}: {error}")
-            self._report(answer, error)
+        answer = ask(self._client, body)
+        self._report(answer)
+        if answer.error is not None:
             gevent.sleep(FAILURE_PAUSE_SECONDS)
-        else:
-            self._report(answer, None)
 
-    def _ask(self, model: str, body: dict[str, Any], started: float) -> Answer:
-        with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.is_error:
-                response.read()
-                raise BrokenStream(f"HTTP {response.status_code}: {response.text[:200]}")
-            return read_answer(model, started, response.iter_lines(), time.perf_counter)
-
-    def _report(self, answer: Answer, failure: Exception | None) -> None:
+    def _report(self, answer: Answer) -> None:
         def fire(kind: str, seconds: float, **fields: Any) -> None:
             event = {"exception": None, "context": {}, "response_length": 0} | fields
             self.environment.events.request.fire(
@@ -196,7 +180,7 @@ class ChatUser(User):  # type: ignore[misc]
             "answer",
             time.perf_counter() - answer.started,
             response_length=answer.tokens,
-            exception=failure,
+            exception=None if answer.error is None else BrokenStream(answer.error),
             context={"answer": answer},
         )
         if answer.ttft is not None:

@@ -1,6 +1,7 @@
-"""Adapters with random weights on all linear modules: the load of real ones, without training."""
+"""Adapters with random weights: the load of real ones, without training."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ from safetensors.numpy import save_file
 from registry.base_modules import linear_modules
 
 
-def write_random_adapter(folder: Path, base: Path, *, rank: int, seed: int) -> Path:
+def write_random_adapter(
+    folder: Path, base: Path, *, rank: int, seed: int, modules: int | None = None
+) -> Path:
     """Write a PEFT adapter for the base in `base` into `folder` and return it.
 
-    The product is a few per cent of what the base computes: answers change, and stay text.
+    It is on all linear modules, or on the first few. The product is a few per cent of what the
+    base computes: answers change, and stay text.
     """
     random = np.random.default_rng(seed)
-    modules = linear_modules(base)
+    shapes = dict(islice(linear_modules(base).items(), modules))
     tensors = {}
-    for module, (outputs, inputs) in modules.items():
+    for module, (outputs, inputs) in shapes.items():
         prefix = f"base_model.model.{module}"
         a = random.standard_normal((rank, inputs), dtype=np.float32) / inputs**0.5
         b = random.standard_normal((outputs, rank), dtype=np.float32) * np.float32(0.01)
@@ -30,7 +34,7 @@ def write_random_adapter(folder: Path, base: Path, *, rank: int, seed: int) -> P
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted({module.rpartition(".")[2] for module in modules}),
+        "target_modules": sorted({module.rpartition(".")[2] for module in shapes}),
         "inference_mode": True,
     }
     folder.mkdir(parents=True)

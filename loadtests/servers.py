@@ -1,9 +1,11 @@
 """The servers that are compared: how each is started, alike but for what is compared."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+STOCK, BOUND, OURS = "stock vLLM", "stock vLLM, all cores", "Lorikeet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,16 @@ def stock_plan(
     command += capacity.flags()
     if cpu:
         command += ["--kv-cache-memory-bytes", str(int(capacity.kv_cache_gib * 1024**3))]
-    command += ["--lora-modules", *(f"{adapter}={path}" for adapter, path in adapters.items())]
+    if adapters:
+        command += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
     environment = {"VLLM_PLUGINS": "", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     return ServerPlan(name, tuple(command), "/health", environment)
+
+
+def bound_plan(stock: ServerPlan, cores: Iterable[int]) -> ServerPlan:
+    """The same server with its compute threads bound to these cores; vLLM leaves one idle."""
+    bound = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(cores)))}
+    return replace(stock, name=BOUND, environment={**stock.environment, **bound})
 
 
 def lorikeet_plan(name: str, base: Path, home: Path, capacity: Capacity) -> ServerPlan:

@@ -26,6 +26,8 @@ class FakeServer:
 
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    keys: dict[str, str | None] = field(default_factory=dict)
+    """The last Authorization header for each model."""
 
     def application(self) -> Starlette:
         """Its routes."""
@@ -45,6 +47,7 @@ class FakeServer:
         """A stream; the model `broken` stops without an end, and `unknown` is refused."""
         model = (await request.json())["model"]
         self.asked.append(model)
+        self.keys[model] = request.headers.get("authorization")
         if model == "unknown":
             return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
         return StreamingResponse(self.events(model), media_type="text/event-stream")

@@ -29,7 +29,7 @@ def test_the_machine_is_described_as_json() -> None:
     assert described["versions"]["lorikeet"]
 
 
-def test_help_teaches_and_a_wrong_server_is_refused() -> None:
+def test_help_teaches_and_a_wrong_name_is_refused() -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "loadtests.bench", *options]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -40,3 +40,6 @@ def test_help_teaches_and_a_wrong_server_is_refused() -> None:
     wrong = run("--servers", "ours,theirs")
     assert wrong.returncode == 2
     assert "theirs: choose of stock, bound, ours" in wrong.stderr
+    unknown = run("--only", "zipf,speed")
+    assert unknown.returncode == 2
+    assert "speed: choose of throughput, zipf, start" in unknown.stderr
