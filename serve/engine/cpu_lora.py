@@ -81,7 +81,7 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
         `y` is (rows, sum of `output_slices`), `x` (rows, inputs).
         """
         if self._segments:
-            stacks = self._stacks_of(lora_a_stacked, lora_b_stacked)
+            stacks = self.stacks_of(lora_a_stacked, lora_b_stacked)
             if x.shape[0] < self._rows:
                 raise ValueError(f"a step of {self._rows} rows, but a layer was given {x.shape[0]}")
             _add_product(y, x, stacks, self._segments, scale)
@@ -103,7 +103,7 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
             sampled = self.sampler_indices.shape[0]
             if x.shape[0] != sampled:
                 raise ValueError(f"{sampled} rows are sampled from, but {x.shape[0]} have logits")
-            stacks = self._stacks_of((lora_a_stacked,), (lora_b_stacked,))
+            stacks = self.stacks_of((lora_a_stacked,), (lora_b_stacked,))
             _add_product(y, x, stacks, segments, scale)
 
     def add_lora_embedding(
@@ -177,9 +177,7 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
             self._sampled = group_rows(self.sampler_indices.numpy())
         return self._sampled
 
-    def _stacks_of(
-        self, a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]
-    ) -> StackedFactors:
+    def stacks_of(self, a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> StackedFactors:
         """A layer's stacks live as long as the model, so their identity is the layer's."""
         stacks = self._stacks.get(id(a[0]))
         if stacks is None:

@@ -7,7 +7,7 @@ A token is a word.
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -16,41 +16,70 @@ from serve.engine.protocol import (
     EngineAdapter,
     GenerationRequest,
     GenerationStats,
-    StatsObserver,
 )
-from serve.errors import AdapterUnavailable, EngineNotReady
+from serve.errors import AdapterUnavailable, EngineNotReady, OutputNotFinite
 
 
 class EchoEngine:
-    """`token_seconds` is slept before each token."""
+    """`token_seconds` is slept before each token, `load_seconds` in each load.
+
+    `not_finite` has the models (`name@version`) whose output turns out not to be finite, and the
+    tokens that they deliver before. `die()` and `hang()` are what may happen to a real engine; a
+    new `start()` mends both.
+    """
 
     def __init__(
-        self, *, max_loras: int = 8, max_loaded: int = 64, token_seconds: float = 0.0
+        self,
+        *,
+        max_loras: int = 8,
+        max_loaded: int = 64,
+        token_seconds: float = 0.0,
+        load_seconds: float = 0.0,
+        not_finite: Mapping[str, int] | None = None,
     ) -> None:
         self.max_loras = max_loras
         self.max_loaded = max_loaded
         self.token_seconds = token_seconds
+        self.load_seconds = load_seconds
+        self.not_finite = dict(not_finite or {})
         self.loaded: dict[int, EngineAdapter] = {}
         self.running = 0
-        self._observe: StatsObserver | None = None
+        self.starts = 0
+        self._life: _Life | None = None
 
-    async def start(self, observe: StatsObserver) -> None:
-        """Ready at once."""
-        self._observe = observe
+    async def start(self) -> None:
+        """Ready at once, with no adapters."""
+        self.loaded.clear()
+        self.starts += 1
+        self._life = _Life()
 
     async def stop(self) -> None:
-        """Forget everything."""
-        self._observe = None
+        """End what runs and forget everything."""
+        self.die()
+        self._life = None
         self.loaded.clear()
+
+    def die(self) -> None:
+        """The engine's process ends: what runs gets EngineNotReady, and so does all that comes."""
+        if self._life is not None:
+            self._life.end()
+
+    def hang(self) -> None:
+        """Nothing more is answered, though the process lives."""
+        self._started().turning.clear()
 
     @property
     def alive(self) -> bool:
-        """True between start and stop."""
-        return self._observe is not None
+        """True between start and the end."""
+        return self._life is not None and self._life.alive
+
+    async def ping(self) -> None:
+        """Return unless it hangs."""
+        await self._started().turn()
 
     async def load(self, adapter: EngineAdapter) -> None:
         """Refuses what a real engine would refuse: a full house and a missing folder."""
-        self._started()
+        await self._started().turn(self.load_seconds)
         if not adapter.path.is_dir():
             raise AdapterUnavailable(f"adapter {adapter.name} has no files")
         if len(self.loaded) >= self.max_loaded:
@@ -59,7 +88,7 @@ class EchoEngine:
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Forget the adapter."""
-        self._started()
+        await self._started().turn()
         self.loaded.pop(adapter.id, None)
 
     async def generate(self, request: GenerationRequest) -> Answer:
@@ -76,27 +105,30 @@ class EchoEngine:
         """No metrics of its own."""
         return b""
 
-    def _started(self) -> StatsObserver:
-        if self._observe is None:
-            raise EngineNotReady("the engine is not running; try again in a moment.")
-        return self._observe
+    def _started(self) -> "_Life":
+        if self._life is None or not self._life.alive:
+            raise _stopped()
+        return self._life
 
     async def _words(self, request: GenerationRequest) -> AsyncGenerator[str, None]:
-        observe, started = self._started(), time.perf_counter()
+        life, started = self._started(), time.perf_counter()
         prompt = _prompt(request.body)
         limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens") or 4096
         words = f"{request.model}: {prompt}".split()
+        finite = self.not_finite.get(request.model)
         first = started
         self.running += 1
         try:
             for index, word in enumerate(words[:limit]):
-                await asyncio.sleep(self.token_seconds)
+                await life.turn(self.token_seconds)
+                if index == finite:
+                    raise OutputNotFinite("the model's output is not finite")
                 if index == 0:
                     first = time.perf_counter()
                 yield word if index == 0 else f" {word}"
         finally:
             self.running -= 1
-        observe(
+        request.on_stats(
             GenerationStats(
                 model=request.model,
                 prompt_tokens=len(prompt.split()),
@@ -143,6 +175,30 @@ class EchoEngine:
                 "total_tokens": len(prompt.split()) + len(words),
             },
         }
+
+
+class _Life:
+    """From a start to its end."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.turning = asyncio.Event()
+        self.turning.set()
+
+    def end(self) -> None:
+        self.alive = False
+        self.turning.set()  # who waits for a hung engine learns that it has ended
+
+    async def turn(self, seconds: float = 0.0) -> None:
+        """Wait as the engine would make one wait. Raises: EngineNotReady."""
+        await asyncio.sleep(seconds)
+        await self.turning.wait()
+        if not self.alive:
+            raise _stopped()
+
+
+def _stopped() -> EngineNotReady:
+    return EngineNotReady("the engine is not running; try again in a moment.")
 
 
 def _head(request: GenerationRequest, kind: str) -> dict[str, Any]:

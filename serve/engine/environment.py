@@ -9,6 +9,7 @@ from serve.settings import ServeSettings
 
 SMALL_MACHINE = 4
 """Cores up to which the engine computes on all of them; vLLM's own default leaves one idle."""
+FORCED = frozenset({"VLLM_PLUGINS", "VLLM_COMPUTE_NANS_IN_LOGITS"})
 
 
 def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
@@ -27,7 +28,13 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # The base is a local folder by now; the engine has nothing to ask a hub.
         "HF_HUB_OFFLINE": "1",
+        # The rows of logits that are not finite are counted, as serve.engine.worker says.
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Where the engine's processes talk to each other, nobody else is to listen.
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
     }
     if not settings.verbose:
         env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all", "PYTHONWARNINGS": "ignore"}
@@ -51,11 +58,11 @@ def _built_for_cpu() -> bool:
 
 
 def apply_engine_environment(settings: ServeSettings, cache: Path) -> None:
-    """Set the variables; what the user has set himself stays, but for the plug-ins."""
+    """Set the variables; what the user has set himself stays, but for what others depend on."""
     if not settings.verbose:
         warnings.simplefilter("ignore")
     for key, value in engine_environment(settings, cache).items():
-        if key == "VLLM_PLUGINS":
+        if key in FORCED:
             os.environ[key] = value
         else:
             os.environ.setdefault(key, value)

@@ -12,8 +12,10 @@ def create_engine(settings: ServeSettings, base: Base, registry: RegistrySetting
 
         return EchoEngine(max_loras=settings.max_loras, max_loaded=settings.max_loaded)
     from serve.engine.environment import apply_engine_environment
+    from serve.engine.process import begin
 
     apply_engine_environment(settings, registry.home / "cache" / "vllm")
+    begin()
     from serve.engine.vllm import VLLMEngine
 
     return VLLMEngine(settings, base)

@@ -26,22 +26,6 @@ class EngineAdapter:
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
-    """One checked request, ready for the engine."""
-
-    endpoint: Endpoint
-    body: dict[str, Any]
-    """OpenAI's request fields, already on the allow-list and within bounds."""
-    model: str
-    """The public name that the response carries: the base's id or `name@version`."""
-    adapter: EngineAdapter | None
-    """None for the base model."""
-    request_id: str
-    tenant: str = "default"
-    """Prefix-cache blocks are shared within a tenant only."""
-
-
-@dataclass(frozen=True)
 class GenerationStats:
     """What one finished generation took; times in seconds."""
 
@@ -67,6 +51,28 @@ class GenerationStats:
 StatsObserver = Callable[[GenerationStats], None]
 
 
+def _ignore(_: GenerationStats) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One checked request, ready for the engine."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    """OpenAI's request fields, already on the allow-list and within bounds."""
+    model: str
+    """The public name that the response carries: the base's id or `name@version`."""
+    adapter: EngineAdapter | None
+    """None for the base model."""
+    request_id: str
+    cache_salt: str = "default"
+    """Prefix-cache blocks are shared only among requests with the same salt: one a tenant."""
+    on_stats: StatsObserver = _ignore
+    """Called for each generation that has finished; several prompts are several generations."""
+
+
 class Engine(Protocol):
     """One base model that generates text, with adapters loaded and unloaded while it runs."""
 
@@ -75,19 +81,28 @@ class Engine(Protocol):
     max_loaded: int
     """Adapters that can be loaded at once."""
 
-    async def start(self, observe: StatsObserver) -> None:
-        """Load the model and return when requests can be served.
+    async def start(self) -> None:
+        """Load the model and return when requests can be served; after `stop`, start afresh.
 
-        Raises: EngineFailed.
+        A fresh engine holds no adapters. Raises: EngineFailed.
         """
 
     async def stop(self) -> None:
-        """Stop every process of the engine; idempotent."""
+        """Stop every process of the engine, also a dead or hung one's; idempotent.
+
+        What is still generated, loaded or unloaded ends with EngineNotReady.
+        """
 
     @property
     def alive(self) -> bool:
         """False before start, after stop and once the engine has died."""
         ...
+
+    async def ping(self) -> None:
+        """Return when the engine's loop has turned once; a hung engine never answers.
+
+        Raises: EngineNotReady.
+        """
 
     async def load(self, adapter: EngineAdapter) -> None:
         """Make the adapter ready to serve.
@@ -104,7 +119,8 @@ class Engine(Protocol):
     async def generate(self, request: GenerationRequest) -> Answer:
         """Answer one request; closing the iterator cancels it.
 
-        Raises: RequestError, also while the answer is iterated.
+        Raises: RequestError, also while the answer is iterated; OutputNotFinite before a token
+        that was drawn from log-probabilities that are not finite is delivered.
         """
         ...
 

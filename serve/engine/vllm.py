@@ -1,4 +1,4 @@
-"""vLLM in-process: the one seam between Lorikeet and vllm 0.32, and the only importer of it.
+"""vLLM in-process: the seam between Lorikeet and vllm 0.32.
 
 The engine runs in a process of its own (EngineCore); this side renders prompts, reads the answers
 and shapes them with vLLM's own OpenAI serving objects. `serve.engine.environment` is applied before
@@ -6,39 +6,34 @@ this module is imported.
 """
 
 import asyncio
-import json
 import logging
 from argparse import Namespace
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
+import vllm.v1.engine.utils as engine_utils
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.datastructures import State
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.lora.request import LoRARequest
-from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.utils.network_utils import close_sockets
+from vllm.v1.engine.core_client import BackgroundResources
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from registry import Base
-from serve.engine.protocol import (
-    Answer,
-    EngineAdapter,
-    GenerationRequest,
-    GenerationStats,
-    StatsObserver,
-)
+from serve.engine.arguments import engine_arguments
+from serve.engine.observed import Call, ObservedLLM, called_for, stopped
+from serve.engine.process import EngineContext
+from serve.engine.protocol import Answer, EngineAdapter, GenerationRequest
 from serve.errors import (
     AdapterUnavailable,
     BadRequest,
@@ -53,14 +48,19 @@ from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
-CPU_MAX_MODEL_LEN = 8192
+T = TypeVar("T")
+
+STOP_SECONDS = 5.0
+"""How long EngineCore may take to end before it is killed."""
+LOOK_SECONDS = 0.004
+"""How often the engine is asked whether an adapter is prepared."""
 LORA_TOLERANCE = 1e-4
-LORA_PROBE = "serve.engine.cpu_lora.LoraProbe"
+ERROR_EVENT = 'data: {"error"'
 UNBOUNDED_METRIC = "vllm:lora_requests_info"
 
 
 class VLLMEngine:
-    """The real engine. One instance is started once."""
+    """The real engine."""
 
     def __init__(self, settings: ServeSettings, base: Base) -> None:
         self.max_loras = settings.max_loras
@@ -70,14 +70,16 @@ class VLLMEngine:
         self._llm: ObservedLLM | None = None
         self._state = State()
 
-    async def start(self, observe: StatsObserver) -> None:
+    async def start(self) -> None:
         """Build the engine in a thread (its start polls), then vLLM's serving objects."""
-        args = self._arguments()
+        args = engine_arguments(self._settings, self._base)
+        self._state = State()
         try:
-            self._llm = await asyncio.to_thread(self._build, args, observe)
-            tasks = await self._llm.get_supported_tasks()
+            self._llm = await asyncio.to_thread(_build, args)
+            self._llm._run_output_handler()  # from now on its end tells that the engine is dead
+            tasks = await self._call(self._llm.get_supported_tasks())
             await init_app_state(self._llm, self._state, args, tasks)
-            await self._verify_lora_product()
+            await self._prepare_workers()
         except EngineFailed:
             await self.stop()
             raise
@@ -91,43 +93,57 @@ class VLLMEngine:
         self._state.openai_serving_models.model_name = self._public_name
 
     async def stop(self) -> None:
-        """Stop EngineCore and forget it."""
+        """Stop EngineCore, which is killed where it does not end in time, and forget it."""
         llm, self._llm = self._llm, None
-        if llm is not None:
-            if llm.output_handler is not None:  # else it reports the end as a failure
-                llm.output_handler.cancel()
-            await asyncio.to_thread(llm.shutdown)
+        self._state = State()
+        if llm is None:
+            return
+        llm.output_processor.propagate_error(EngineDeadError())
+        if llm.output_handler is not None:  # else it reports the end as a failure
+            llm.output_handler.cancel()
+        await asyncio.to_thread(_shut_down, llm)
+        _close(llm.engine_core.resources)
 
     @property
     def alive(self) -> bool:
         """Whether EngineCore runs; its death is noticed within a second."""
         return self._llm is not None and not self._llm.errored
 
+    async def ping(self) -> None:
+        """Ask EngineCore for its list of adapters, which it answers between two steps."""
+        await self._call(self._running().list_loras())
+
     async def load(self, adapter: EngineAdapter) -> None:
-        """`add_lora`; afterwards requests that name the adapter find it."""
+        """Have the adapter prepared beside the engine's loop, then registered between two steps."""
         llm = self._running()
-        request = LoRARequest(adapter.name, adapter.id, str(adapter.path))
         try:
-            await llm.add_lora(request)
-        except EngineDeadError as error:
-            raise EngineNotReady("the engine has stopped") from error
+            await self._workers("prepare_lora", adapter.name, adapter.id, str(adapter.path))
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                if all(await self._workers("lora_prepared", adapter.id)):
+                    break
+            await self._workers("register_lora", adapter.id)
+        except EngineNotReady:
+            raise
         except Exception as error:
+            await self._workers("forget_lora", adapter.id)
             raise AdapterUnavailable(
-                f"the engine could not load adapter {self._public_name(request)}"
+                f"the engine could not load adapter {_public(adapter.name)}"
             ) from error
+        except asyncio.CancelledError:
+            self._forgetting = asyncio.ensure_future(
+                llm.collective_rpc("forget_lora", args=(adapter.id,))
+            )
+            raise
+        request = LoRARequest(adapter.name, adapter.id, str(adapter.path))
         self._state.openai_serving_models.lora_requests[adapter.name] = request
 
     async def unload(self, adapter: EngineAdapter) -> None:
-        """`remove_lora`, confirmed by `list_loras`."""
-        llm = self._running()
+        """Drop the name, then the weights."""
+        self._running()
         self._state.openai_serving_models.lora_requests.pop(adapter.name, None)
-        try:
-            await llm.remove_lora(adapter.id)
-            remaining = await llm.list_loras()
-        except EngineDeadError as error:
-            raise EngineNotReady("the engine has stopped") from error
-        if adapter.id in remaining:
-            raise AdapterUnavailable(f"the engine still holds adapter {adapter.name}")
+        if not all(await self._workers("forget_lora", adapter.id)):
+            raise AdapterUnavailable(f"the engine still holds adapter {_public(adapter.name)}")
 
     async def generate(self, request: GenerationRequest) -> Answer:
         """Hand the request to vLLM's serving object for its endpoint."""
@@ -136,23 +152,26 @@ class VLLMEngine:
             **request.body,
             "model": request.adapter.name if request.adapter else self._base.id,
             "request_id": request.request_id,
-            "cache_salt": request.tenant,
+            "cache_salt": request.cache_salt,
         }
-        try:
-            if request.endpoint == "chat":
-                answer = await self._state.openai_serving_chat.create_chat_completion(
-                    ChatCompletionRequest(**body)
-                )
-            else:
-                answer = await self._state.openai_serving_completion.create_completion(
-                    CompletionRequest(**body)
-                )
-        except Exception as error:
-            raise _translated(error) from error
+        with called_for(request) as call:
+            try:
+                if request.endpoint == "chat":
+                    answer = await self._state.openai_serving_chat.create_chat_completion(
+                        ChatCompletionRequest(**body)
+                    )
+                else:
+                    answer = await self._state.openai_serving_completion.create_completion(
+                        CompletionRequest(**body)
+                    )
+            except Exception as error:
+                raise call.error or _translated(error) from error
+        if isinstance(answer, AsyncGenerator):
+            return _events(call, answer)
+        if call.error is not None:
+            raise call.error
         if isinstance(answer, ErrorResponse):
             raise _from_response(answer)
-        if isinstance(answer, AsyncGenerator):
-            return _events(answer)
         dumped: dict[str, Any] = answer.model_dump(exclude_none=False)
         return dumped
 
@@ -161,79 +180,45 @@ class VLLMEngine:
         skipped = () if self._settings.lora_requests_info else (UNBOUNDED_METRIC,)
         return generate_latest(_Filtered(get_prometheus_registry(), skipped))
 
-    def _running(self) -> "ObservedLLM":
+    def _running(self) -> ObservedLLM:
         if self._llm is None or self._llm.errored:
-            raise EngineNotReady("the engine is not running; try again in a moment.")
+            raise stopped()
         return self._llm
 
-    def _public_name(self, lora: LoRARequest | None = None) -> str:
-        return self._base.id if lora is None else lora.lora_name.partition("+")[0]
+    async def _call(self, work: Awaitable[T]) -> T:
+        """The result of a call to EngineCore; vLLM leaves the caller waiting when that dies.
 
-    def _build(self, args: Namespace, observe: StatsObserver) -> "ObservedLLM":
-        config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
-            UsageContext.OPENAI_API_SERVER
-        )
-        llm = ObservedLLM.from_vllm_config(
-            config, usage_context=UsageContext.OPENAI_API_SERVER, enable_log_requests=False
-        )
-        assert isinstance(llm, ObservedLLM)
-        llm.observe = observe
-        llm.public_name = self._public_name
-        return llm
-
-    def _arguments(self) -> Namespace:
-        """vLLM's own command line, so that its defaults and its validation apply."""
-        settings, cpu = self._settings, current_platform.is_cpu()
-        nf4 = settings.quantization == "nf4"
-        dtype = settings.dtype
-        if dtype == "auto":  # bf16 products are 10 to 100 times slower on CPUs without AVX-512
-            dtype = "float32" if cpu and not nf4 else "bfloat16"
-        options = [
-            *("--model", str(self._base.path)),
-            *("--served-model-name", self._base.id),
-            *("--dtype", dtype),
-            *("--max-num-seqs", str(settings.max_num_seqs)),
-            "--enable-lora",
-            *("--max-loras", str(settings.max_loras)),
-            *("--max-cpu-loras", str(settings.max_loaded)),
-            *("--max-lora-rank", str(settings.max_lora_rank)),
-            "--enable-auto-tool-choice",
-            *("--tool-call-parser", settings.tool_call_parser),
-            # A call's arguments always fit the tool's schema, however small the model.
-            *("--tool-strict-level", "parameter"),
-            "--enable-prompt-tokens-details",
-        ]
-        if not settings.verbose:
-            options.append("--no-use-tqdm-on-load")
-        if settings.max_model_len:
-            options += ["--max-model-len", str(settings.max_model_len)]
-        if nf4:
-            options += ["--quantization", "bitsandbytes"]
-        if cpu:
-            options += ["--worker-extension-cls", LORA_PROBE]
-            options += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 1024**3))]
-            if not settings.max_model_len:
-                longest = self._base_positions() or CPU_MAX_MODEL_LEN
-                options += ["--max-model-len", str(min(longest, CPU_MAX_MODEL_LEN))]
-        else:
-            options += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
-        args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(options)
-        validate_parsed_serve_args(args)
-        return args
-
-    def _base_positions(self) -> int | None:
-        config = json.loads((self._base.path / "config.json").read_text())
-        positions: int | None = config.get("max_position_embeddings")
-        return positions
-
-    async def _verify_lora_product(self) -> None:
-        """Ask the worker that our CPU product is in place: stock vLLM leaks between adapters.
-
-        Raises: EngineFailed.
+        Raises: EngineNotReady.
         """
+        assert self._llm is not None
+        handler = self._llm.output_handler
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, handler}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise stopped()
+            return task.result()
+        except EngineDeadError as error:
+            raise stopped() from error
+        finally:
+            task.cancel()
+
+    async def _workers(self, method: str, *args: Any) -> list[Any]:
+        """What each worker's extension answers."""
+        return await self._call(self._running().collective_rpc(method, args=args))
+
+    def _public_name(self, lora: LoRARequest | None = None) -> str:
+        return self._base.id if lora is None else _public(lora.lora_name)
+
+    async def _prepare_workers(self) -> None:
+        """Start our part of each worker; on a CPU make sure that its LoRA product is ours.
+
+        Stock vLLM leaks between adapters there. Raises: EngineFailed.
+        """
+        await self._workers("start_lorikeet")
         if not current_platform.is_cpu():
             return
-        for report in await self._running().collective_rpc("probe_cpu_lora"):
+        for report in await self._workers("probe_cpu_lora"):
             exact = report["base_rows_untouched"] and report["max_error"] < LORA_TOLERANCE
             if not (report["active"] and exact):
                 raise EngineFailed(
@@ -243,35 +228,16 @@ class VLLMEngine:
                 )
 
 
-class ObservedLLM(AsyncLLM):  # type: ignore[misc]
-    """AsyncLLM that reports each finished generation; it changes nothing else."""
-
-    observe: StatsObserver
-    public_name: Any
-
-    async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
-        """As AsyncLLM's; the last output of a request carries its times."""
-        cached = prompt = output = 0
-        async for result in super().generate(*args, **kwargs):
-            prompt = len(result.prompt_token_ids or ())
-            cached = max(cached, result.num_cached_tokens or 0)
-            delta = sum(len(choice.token_ids) for choice in result.outputs)
-            output += delta
-            if result.finished and (times := result.metrics) is not None:
-                self.observe(
-                    GenerationStats(
-                        model=self.public_name(result.lora_request),
-                        prompt_tokens=prompt,
-                        cached_tokens=cached,
-                        output_tokens=output,
-                        queue_seconds=max(0.0, times.scheduled_ts - times.queued_ts),
-                        ttft_seconds=times.first_token_latency,
-                        seconds=times.first_token_latency
-                        + max(0.0, times.last_token_ts - times.first_token_ts),
-                        finish_reason=result.outputs[0].finish_reason or "unknown",
-                    )
-                )
-            yield result
+def _build(args: Namespace) -> ObservedLLM:
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
+        UsageContext.OPENAI_API_SERVER
+    )
+    engine_utils.get_mp_context = EngineContext
+    llm = ObservedLLM.from_vllm_config(
+        config, usage_context=UsageContext.OPENAI_API_SERVER, enable_log_requests=False
+    )
+    assert isinstance(llm, ObservedLLM)
+    return llm
 
 
 class _Filtered:
@@ -284,17 +250,19 @@ class _Filtered:
         return (f for f in self._registry.collect() if f.name not in self._skipped)
 
 
-async def _events(stream: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+async def _events(call: Call, stream: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
     """vLLM's server-sent events; an error of the engine is raised, not sent as an event."""
     try:
         async for event in stream:
-            if event.startswith('data: {"error"'):
-                raise _from_response(ErrorResponse.model_validate_json(event[len("data: ") :]))
+            if event.startswith(ERROR_EVENT):
+                raise call.error or _from_response(
+                    ErrorResponse.model_validate_json(event[len("data: ") :])
+                )
             yield event
     except RequestError:
         raise
     except Exception as error:
-        raise _translated(error) from error
+        raise call.error or _translated(error) from error
     finally:
         await stream.aclose()
 
@@ -304,7 +272,7 @@ def _translated(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
     if isinstance(error, EngineDeadError):
-        return EngineNotReady("the engine has stopped; try again in a moment.")
+        return stopped()
     return _from_response(create_error_response(error), error)
 
 
@@ -319,10 +287,35 @@ def _from_response(response: ErrorResponse, cause: Exception | None = None) -> R
         return BadRequest(message, param="messages", code="context_length_exceeded")
     if 400 <= error.code < 500:
         return BadRequest(error.message, param=error.param)
-    if "EngineCore" in error.message or "EngineDead" in error.message:
-        return EngineNotReady("the engine has stopped; try again in a moment.")
     logger.error("engine error: %s", error.message, exc_info=cause)
     return Internal("the server had an error while it answered this request.")
+
+
+def _shut_down(llm: ObservedLLM) -> None:
+    """End EngineCore: asked first, killed after STOP_SECONDS; and see that it is gone."""
+    manager = llm.engine_core.resources.engine_manager
+    llm.shutdown(STOP_SECONDS)
+    for process in manager.processes:
+        process.kill()
+        process.join(STOP_SECONDS)
+
+
+def _close(resources: BackgroundResources) -> None:
+    """Free the sockets and threads of an engine that has ended, which vLLM leaves to chance."""
+    close_sockets(
+        (
+            resources.output_socket,
+            resources.input_socket,
+            resources.first_req_send_socket,
+            resources.first_req_rcv_socket,
+            resources.stats_update_socket,
+        )
+    )
+    resources.ctx.term()
+
+
+def _public(name: str) -> str:
+    return name.partition("+")[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from vllm.platforms import current_platform
 
 from serve.engine.cpu_lora import LoraProbe, SegmentedLora, probe, register
 from serve.engine.segments import BASE, group_rows
+from serve.engine.stacked import StackedFactors
 
 SLOTS, MAX_RANK, INPUTS = 5, 6, 12
 CPU = torch.device("cpu")
@@ -185,6 +186,69 @@ def test_a_slot_taken_over_by_an_adapter_of_another_rank_uses_the_new_weights() 
     wrapper.add_lora_linear(y, x, (a,), (b,), 1.0, (4,))
     want = expected(torch.zeros(2, 4), x, [0, 1], [(a, b)])
     torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    fills=st.lists(
+        st.tuples(st.integers(0, SLOTS - 1), st.lists(st.integers(0, MAX_RANK), min_size=2)),
+        min_size=1,
+        max_size=8,
+    ),
+    fresh=st.booleans(),
+)
+def test_a_slot_holds_what_was_written_last_and_nothing_of_before(
+    fills: list[tuple[int, list[int]]], fresh: bool
+) -> None:
+    (a0, b0), (a1, b1) = (stacks([0] * SLOTS, size, torch.float32, 0) for size in (3, 4))
+    layer = StackedFactors((a0, a1), (b0, b1))
+    if fresh:
+        layer.assume_empty()
+    want: dict[int, list[tuple[torch.Tensor, torch.Tensor] | None]] = {}
+    for slot, ranks in fills:
+        for first in range(SLOTS):  # views are handed out meanwhile
+            layer.factors(first, min(2, SLOTS - first))
+        pairs = [
+            (torch.randn(rank, INPUTS), torch.randn(size, rank)) if rank else None
+            for rank, size in zip(ranks, (3, 4), strict=False)
+        ]
+        down, up = ([pair[half] if pair else None for pair in pairs] for half in (0, 1))
+        assert layer.fits(down, up)
+        layer.write(slot, down, up)
+        want[slot] = pairs
+    x = torch.randn(1, INPUTS)
+    for slot in range(SLOTS):
+        got = torch.zeros(1, 7)
+        for down_view, up_view, columns in layer.factors(slot, 1):
+            got[:, columns] += x @ down_view @ up_view
+        both = [
+            x @ pair[0].T @ pair[1].T if pair else torch.zeros(1, size)
+            for pair, size in zip(want.get(slot, [None, None]), (3, 4), strict=True)
+        ]
+        torch.testing.assert_close(got, torch.cat(both, dim=1), rtol=1e-4, atol=1e-4)
+        for stack, (down_part, up_part) in zip(
+            ((a0, b0), (a1, b1)),
+            [pair or (torch.zeros(0, INPUTS), None) for pair in want.get(slot, [None, None])],
+            strict=True,
+        ):
+            rank = down_part.shape[0]
+            assert not stack[0][slot, 0, rank:].any()
+            assert not stack[1][slot, 0, :, rank:].any()
+            assert up_part is None or torch.equal(stack[1][slot, 0, :, :rank], up_part)
+
+
+def test_factors_that_do_not_fit_are_left_to_vllm() -> None:
+    a, b = stacks([0] * SLOTS, 3, torch.float32, 0)
+    layer = StackedFactors((a,), (b,))
+    down, up = torch.zeros(2, INPUTS), torch.zeros(3, 2)
+    assert layer.fits([down], [up])
+    assert not layer.fits([down[:, 1:]], [up])
+    assert not layer.fits([down], [up[1:]])
+    assert not layer.fits([down], [up[:, 1:]])
+    assert not layer.fits([torch.zeros(7, INPUTS)], [torch.zeros(3, 7)])
+    assert not layer.fits([down, down], [up, up])
+    assert not layer.fits([down], [None])
+    assert not StackedFactors((a.clone(),), (b.clone(),)).fits([down], [up])
 
 
 @pytest.mark.parametrize("width", [5, 7, 9])

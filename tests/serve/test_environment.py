@@ -23,9 +23,12 @@ def test_small_machines_compute_on_every_core(monkeypatch: pytest.MonkeyPatch) -
     assert "VLLM_CPU_OMP_THREADS_BIND" not in engine_environment(ServeSettings(), Path("/c"))
 
 
-def test_the_users_own_variables_stay_but_for_the_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_variables_stay_but_for_those_we_depend_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for key in engine_environment(ServeSettings(), Path("/c")):
         monkeypatch.setenv(key, "mine")
     apply_engine_environment(ServeSettings(verbose=True), Path("/c"))
     assert os.environ["VLLM_CACHE_ROOT"] == "mine"
     assert os.environ["VLLM_PLUGINS"] == "lorikeet"
+    assert os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] == "1"

@@ -1,0 +1,62 @@
+"""vLLM's own command line, made from our settings: its defaults and its validation apply."""
+
+import json
+from argparse import Namespace
+
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from registry import Base
+from serve.settings import ServeSettings
+
+CPU_MAX_MODEL_LEN = 8192
+WORKER_EXTENSION = "serve.engine.worker.WorkerExtension"
+
+
+def engine_arguments(settings: ServeSettings, base: Base) -> Namespace:
+    """Everything that the engine and the serving objects are built from."""
+    cpu, nf4 = current_platform.is_cpu(), settings.quantization == "nf4"
+    dtype = settings.dtype
+    if dtype == "auto":  # bf16 products are 10 to 100 times slower on CPUs without AVX-512
+        dtype = "float32" if cpu and not nf4 else "bfloat16"
+    options = [
+        *("--model", str(base.path)),
+        *("--served-model-name", base.id),
+        *("--dtype", dtype),
+        *("--max-num-seqs", str(settings.max_num_seqs)),
+        "--enable-lora",
+        *("--max-loras", str(settings.max_loras)),
+        *("--max-cpu-loras", str(settings.max_loaded)),
+        *("--max-lora-rank", str(settings.max_lora_rank)),
+        *("--worker-extension-cls", WORKER_EXTENSION),
+        "--enable-auto-tool-choice",
+        *("--tool-call-parser", settings.tool_call_parser),
+        # A call's arguments always fit the tool's schema, however small the model.
+        *("--tool-strict-level", "parameter"),
+        "--enable-prompt-tokens-details",
+        # Else the first schema that is asked for chooses for everybody; ours are priced for this.
+        *("--structured-outputs-config", json.dumps({"backend": "xgrammar"})),
+    ]
+    if not settings.verbose:
+        options.append("--no-use-tqdm-on-load")
+    if settings.max_model_len:
+        options += ["--max-model-len", str(settings.max_model_len)]
+    if nf4:
+        options += ["--quantization", "bitsandbytes"]
+    if cpu:
+        options += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 1024**3))]
+        if not settings.max_model_len:
+            longest = _positions(base) or CPU_MAX_MODEL_LEN
+            options += ["--max-model-len", str(min(longest, CPU_MAX_MODEL_LEN))]
+    else:
+        options += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(options)
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _positions(base: Base) -> int | None:
+    config = json.loads((base.path / "config.json").read_text())
+    positions: int | None = config.get("max_position_embeddings")
+    return positions
