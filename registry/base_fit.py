@@ -18,6 +18,7 @@ from registry.base_identity import (
 )
 from registry.base_modules import linear_modules
 from registry.bases import Base
+from registry.files import without_path
 from registry.manifest import MANIFEST_FILE, Manifest
 from registry.problem import Problem, Severity
 
@@ -30,7 +31,9 @@ def check_modules(weights: Weights, base: Base) -> Iterator[Problem]:
     try:
         modules = linear_modules(base.path)
     except (OSError, ValueError) as error:
-        yield Problem("base-unreadable", f"{base.id} cannot be read: {error}", "fetch it again")
+        yield Problem(
+            "base-unreadable", f"{base.id} cannot be read: {without_path(error)}", "fetch it again"
+        )
         return
     if not modules:
         yield Problem(
@@ -126,7 +129,7 @@ def check_tokenizer(folder: Path, base: Base, strict: bool = False) -> Iterator[
     except (OSError, ValueError, TypeError, RecursionError) as error:
         yield Problem(
             "tokenizer-unreadable",
-            f"the tokenizer beside the adapter cannot be read: {error}",
+            f"the tokenizer beside the adapter cannot be read: {without_path(error)}",
             "remove it, or save it again with tokenizer.save_pretrained(folder)",
             severity,
         )

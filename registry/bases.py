@@ -41,6 +41,13 @@ class Base:
     tokenizer_digest: str
     revision: str | None = None
 
+    @property
+    def vocabulary(self) -> int | None:
+        """Token ids are below this; None where config.json does not say."""
+        config = json.loads((self.path / "config.json").read_bytes())
+        size: int | None = config.get("text_config", config).get("vocab_size")
+        return size
+
 
 def resolve_base(
     base: str | Path, settings: RegistrySettings, on_progress: OnProgress | None = None

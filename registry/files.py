@@ -57,3 +57,11 @@ def sync_tree(folder: Path) -> None:
             finally:
                 os.close(descriptor)
     sync_folder(folder)
+
+
+def without_path(error: Exception) -> str:
+    """The words of an error as a stranger may read them: of a file its name alone."""
+    if not isinstance(error, OSError):
+        return str(error)
+    name = Path(str(error.filename)).name if error.filename else "a file"
+    return f"{name}: {error.strerror or type(error).__name__}"

@@ -46,6 +46,25 @@ class Key:
         expired = self.expires_at is not None and self.expires_at <= datetime.now(UTC)
         return self.revoked_at is None and not expired
 
+    def summary(self) -> dict[str, Any]:
+        """For JSON; times in ISO 8601."""
+        times = {
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            "revoked_at": self.revoked_at,
+        }
+        return {
+            "id": self.id,
+            "tenant": self.tenant,
+            "adapters": None if self.adapters is None else sorted(self.adapters),
+            "rpm": self.rpm,
+            "tpm": self.tpm,
+            "concurrency": self.concurrency,
+            "admin": self.admin,
+            "active": self.active,
+            **{name: at.isoformat() if at else None for name, at in times.items()},
+        }
+
 
 class Keys:
     """Makes, finds and revokes API keys. For many threads and processes."""

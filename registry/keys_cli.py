@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -104,7 +104,7 @@ def list_keys(
     with Registry.open() as registry:
         keys = registry.keys.list()
     if as_json:
-        print_json([_summary(key) for key in keys])
+        print_json([key.summary() for key in keys])
         return
     if not keys:
         Console().print(
@@ -182,19 +182,3 @@ def _limits(key: "Key") -> str:
 
 def _day(key: "Key") -> str:
     return "never" if key.expires_at is None else f"{key.expires_at.astimezone():%Y-%m-%d %H:%M}"
-
-
-def _summary(key: "Key") -> dict[str, Any]:
-    times = {"created_at": key.created_at, "expires_at": key.expires_at}
-    times["revoked_at"] = key.revoked_at
-    return {
-        "id": key.id,
-        "tenant": key.tenant,
-        "adapters": None if key.adapters is None else sorted(key.adapters),
-        "rpm": key.rpm,
-        "tpm": key.tpm,
-        "concurrency": key.concurrency,
-        "admin": key.admin,
-        "active": key.active,
-        **{name: at.isoformat() if at else None for name, at in times.items()},
-    }

@@ -13,6 +13,7 @@ from registry.adapter_folder import WEIGHTS_FILE, check_folder, has_file
 from registry.adapter_weights import Weights, check_ranks, read_weights, some
 from registry.base_fit import check_modules, check_origin, check_tokenizer
 from registry.bases import Base
+from registry.files import without_path
 from registry.problem import Problem
 from registry.tensor_bytes import LARGE, scan
 from registry.tensor_header import FLOAT_TYPES
@@ -80,7 +81,7 @@ def inspect_adapter(folder: Path, base: Base | None, limits: Limits) -> Inspecti
             problems.append(
                 Problem(
                     "file-unreadable",
-                    f"a file cannot be read: {error}",
+                    f"a file cannot be read: {without_path(error)}",
                     "make it readable, and let nothing write to it meanwhile",
                 )
             )

@@ -38,7 +38,7 @@ from registry.errors import (
     UsageError,
     VersionDamaged,
 )
-from registry.files import sha256_of
+from registry.files import sha256_of, without_path
 from registry.keys import Keys
 from registry.manifest import MANIFEST_FILE, BaseIdentity, FileIdentity, Manifest
 from registry.preflight import Inspection, Limits, inspect_adapter
@@ -283,7 +283,7 @@ class Registry:
                     same = sha256_of(path) == wanted[name]
                 damages += [] if same else [f"{name} was changed"]
         except (OSError, ValueError) as error:
-            damages.append(str(error))
+            damages.append(without_path(error))
         if damages:
             raise VersionDamaged(
                 f"{found.reference} is damaged: {'; '.join(damages)}",

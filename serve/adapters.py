@@ -2,18 +2,26 @@
 
 A request takes a lease on its version for as long as it is answered. A version that nobody has
 asked for is loaded by the first request that names it (single flight: the others wait for the same
-load); when the house is full, the least recently used version without a lease makes room.
+load); when the house is full, the least recently used version without a lease makes room. A version
+that fails is quarantined, and the engine hears no more of it.
 """
 
 import asyncio
+import contextlib
+import hashlib
 import itertools
 import logging
+import os
+import random
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from registry import (
     BadReference,
@@ -26,17 +34,28 @@ from registry import (
     Version,
     check_adapter,
 )
+from serve.auth import Principal
 from serve.engine import Engine, EngineAdapter
-from serve.errors import AdapterUnavailable, BadRequest, ModelNotFound
+from serve.errors import (
+    AdapterQuarantined,
+    AdapterUnavailable,
+    BadRequest,
+    EngineNotReady,
+    ModelNotFound,
+    RequestError,
+)
 from serve.metrics import Metrics
+from serve.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
+NICE = 10
 
 
 @dataclass
 class _Loaded:
     """A version in the engine, or on its way there."""
 
+    version: Version
     adapter: EngineAdapter
     ready: asyncio.Task[None]
     leases: int = 0
@@ -67,26 +86,45 @@ class Adapters:
         self._engine = engine
         self._base = base
         self._metrics = metrics
-        self._limits = limits
+        self.limits = limits
         self._load_timeout = load_timeout
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # least recently used first
         self._leaving = 0
         self._ids = itertools.count(1)
         self._freed = asyncio.Condition()
+        self._quarantine = Quarantine()
+        self._verifiers = ThreadPoolExecutor(2, "verify-adapter", _stand_back)
 
     @property
     def loaded(self) -> list[str]:
         """Names of the versions in the engine."""
         return [entry.adapter.name for entry in self._loaded.values() if entry.ready.done()]
 
-    async def resolve(self, model: str) -> Version:
+    def residency(self, version: Version) -> dict[str, Any]:
+        """Where a version is: `state` (loaded, loading, cold, quarantined), `leases`, `reason`."""
+        name = engine_name(version)
+        reason = version.quarantine or self._quarantine.reason(name)
+        if reason is not None:
+            return {"state": "quarantined", "leases": 0, "reason": reason}
+        entry = self._loaded.get(name)
+        if entry is None:
+            return {"state": "cold", "leases": 0, "reason": None}
+        state = "loaded" if entry.ready.done() else "loading"
+        return {"state": state, "leases": entry.leases, "reason": None}
+
+    async def resolve(self, model: str, principal: Principal, user: str | None = None) -> Version:
         """The version that a client's model name means now.
 
-        Raises: ModelNotFound; BadRequest for a version that was made for another base.
+        An alias with a canary gives the same version to the same `user`, or else to the same key.
+        Raises: ModelNotFound, also for what the caller may not see; BadRequest for a version that
+        was made for another base; AdapterQuarantined.
         """
         try:
             reference = Reference.parse(model)
-            version = await asyncio.to_thread(self._registry.get, reference)
+            if not principal.sees(reference.name):
+                raise _not_found(model)
+            draw = _draw(reference.name, principal, user)
+            version = await asyncio.to_thread(self._registry.get, reference, draw=draw)
         except (BadReference, UnknownAdapter) as error:
             raise _not_found(model) from error
         if version.manifest.base.digest != self._base.digest:
@@ -96,25 +134,67 @@ class Adapters:
                 param="model",
                 code="adapter_for_another_base",
             )
+        if version.quarantine is not None:
+            raise _quarantined(version)
         return version
+
+    async def quarantine(self, version: Version, reason: str) -> None:
+        """Keep a version that failed while it was served away from every server, and unload it."""
+        logger.error("quarantined %s: %s", version.reference, reason)
+        self._metrics.quarantines.inc()
+        await asyncio.to_thread(self._registry.quarantine, version.name, version.number, reason)
+        asyncio.get_running_loop().create_task(self._unload_when_idle(engine_name(version)))
+
+    async def release(self, version: Version) -> Version:
+        """Let a quarantined version be tried again."""
+        self._quarantine.clear(engine_name(version))
+        return await asyncio.to_thread(self._registry.release, version.name, version.number)
 
     @asynccontextmanager
     async def lease(self, version: Version) -> AsyncIterator[Lease]:
         """Load the version if need be and keep it until the context ends.
 
-        Raises: BadRequest when its files do not pass the preflight, AdapterUnavailable.
+        Raises: BadRequest when its files do not pass the preflight, AdapterUnavailable,
+        EngineNotReady.
         """
         name = engine_name(version)
+        self._quarantine.check(name)
         entry = await self._entry(name, version)
         entry.leases += 1
         try:
             # Shielded: a client that goes away does not end the load that others wait for.
             await asyncio.shield(entry.ready)
             yield Lease(version, entry.adapter)
+        except asyncio.CancelledError:
+            if entry.ready.cancelled():  # the load was given up, not this request
+                raise EngineNotReady("The engine has stopped; try again in a moment.") from None
+            raise
         finally:
             entry.leases -= 1
             async with self._freed:
                 self._freed.notify_all()
+
+    async def unload(self, version: Version) -> bool:
+        """Unload a version that no request uses; whether it was loaded.
+
+        Raises: AdapterUnavailable while it is in use.
+        """
+        entry = self._loaded.get(engine_name(version))
+        if entry is None:
+            return False
+        if entry.leases or not entry.ready.done():
+            raise AdapterUnavailable(f"The adapter `{version.reference}` is in use.")
+        await self._unload(entry)
+        return True
+
+    def forget(self) -> list[Version]:
+        """The engine is gone with all it held; the versions it held, least recently used first."""
+        held = [entry.version for entry in self._loaded.values()]
+        for entry in self._loaded.values():
+            entry.ready.cancel()
+        self._loaded.clear()
+        self._metrics.adapters_loaded.set(0)
+        return held
 
     async def _entry(self, name: str, version: Version) -> _Loaded:
         deadline = time.monotonic() + self._load_timeout
@@ -123,7 +203,7 @@ class Adapters:
                 adapter = EngineAdapter(name, next(self._ids), version.path)
                 task = asyncio.create_task(self._load(adapter, version))
                 task.add_done_callback(partial(self._settled, name))
-                self._loaded[name] = _Loaded(adapter, task)
+                self._loaded[name] = _Loaded(version, adapter, task)
                 break
             await self._make_room(deadline)
         self._loaded.move_to_end(name)
@@ -133,26 +213,36 @@ class Adapters:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._load_timeout):
-                await asyncio.to_thread(self._verify, version)
+                await self._verify(version)
                 await self._engine.load(adapter)
         except TimeoutError as error:
-            self._metrics.adapter_load_failures.inc()
-            raise AdapterUnavailable(
-                f"The adapter `{version.reference}` was not loaded within "
-                f"{self._load_timeout:g} s; try again."
+            raise self._failed(
+                adapter.name,
+                AdapterUnavailable(
+                    f"The adapter `{version.reference}` was not loaded within "
+                    f"{self._load_timeout:g} s; try again."
+                ),
             ) from error
-        except LorikeetError:
-            self._metrics.adapter_load_failures.inc()
-            raise
+        except (BadRequest, AdapterUnavailable) as error:
+            raise self._failed(adapter.name, error) from error.__cause__
+        self._quarantine.clear(adapter.name)
         self._metrics.adapter_load_seconds.observe(time.perf_counter() - started)
         self._metrics.adapters_loaded.inc()
         logger.info("loaded %s", adapter.name)
 
-    def _verify(self, version: Version) -> None:
+    def _failed(self, name: str, error: RequestError) -> RequestError:
+        self._metrics.adapter_load_failures.inc()
+        self._quarantine.failed(name, error)
+        return error
+
+    async def _verify(self, version: Version) -> None:
         """Everything that could hurt the engine, from the files; it warms the page cache too."""
+        run = partial(asyncio.get_running_loop().run_in_executor, self._verifiers)
         try:
-            self._registry.verify(version)
-            problems = check_adapter(version.path, self._base, self._limits)
+            _, problems = await asyncio.gather(
+                run(self._registry.verify, version),
+                run(check_adapter, version.path, self._base, self.limits),
+            )
         except LorikeetError as error:
             raise _refused(version, error.message) from error
         errors = [p for p in problems if p.severity == "error"]
@@ -160,23 +250,41 @@ class Adapters:
             raise _refused(version, "; ".join(f"{p.message} ({p.remedy})" for p in errors))
 
     def _settled(self, name: str, task: asyncio.Task[None]) -> None:
-        """A load that failed leaves nothing behind; the next request tries again."""
+        """A load that failed leaves nothing behind."""
         if task.cancelled() or task.exception() is not None:
-            self._loaded.pop(name, None)
+            entry = self._loaded.get(name)
+            if entry is not None and entry.ready is task:
+                del self._loaded[name]
+
+    async def _unload(self, entry: _Loaded) -> None:
+        del self._loaded[entry.adapter.name]
+        self._leaving += 1  # its place is taken until the engine has let go of it
+        try:
+            await self._engine.unload(entry.adapter)
+        finally:
+            self._leaving -= 1
+            async with self._freed:
+                self._freed.notify_all()
+        self._metrics.adapters_loaded.dec()
+        logger.info("unloaded %s", entry.adapter.name)
+
+    async def _unload_when_idle(self, name: str) -> None:
+        """Unload a version once its last lease has ended."""
+        entry = self._loaded.get(name)
+        if entry is None:
+            return
+        async with self._freed:
+            await self._freed.wait_for(lambda: entry.leases == 0)
+        if self._loaded.get(name) is entry:
+            with contextlib.suppress(RequestError):  # the engine may be gone meanwhile
+                await self._unload(entry)
 
     async def _make_room(self, deadline: float) -> None:
         """Unload the least recently used version without a lease, or wait for one."""
-        idle = next((n for n, e in self._loaded.items() if e.leases == 0 and e.ready.done()), None)
+        idle = next((e for e in self._loaded.values() if e.leases == 0 and e.ready.done()), None)
         if idle is not None:
-            entry = self._loaded.pop(idle)
-            self._leaving += 1  # its place is taken until the engine has let go of it
-            try:
-                await self._engine.unload(entry.adapter)
-            finally:
-                self._leaving -= 1
+            await self._unload(idle)
             self._metrics.adapter_evictions.inc()
-            self._metrics.adapters_loaded.dec()
-            logger.info("unloaded %s to make room", idle)
             return
         remaining = deadline - time.monotonic()
         try:
@@ -188,9 +296,32 @@ class Adapters:
             ) from error
 
 
+def _stand_back() -> None:
+    """A thread that reads files leaves the cores to those who generate."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
 def engine_name(version: Version) -> str:
     """The engine's name of a version, `name@version+digest`: never reused for other weights."""
     return f"{version.reference}+{version.digest.removeprefix('sha256:')[:12]}"
+
+
+def _draw(name: str, principal: Principal, user: str | None) -> float:
+    """The place in [0, 1) of a user, or else of a key, among all who ask for `name`."""
+    who = user or (principal.key.id if principal.key else None)
+    if who is None:
+        return random.random()
+    digest = hashlib.sha256("\0".join((name, principal.tenant, who)).encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def _quarantined(version: Version) -> AdapterQuarantined:
+    return AdapterQuarantined(
+        f"The adapter `{version.reference}` is quarantined: {version.quarantine}.",
+        param="model",
+        code="adapter_quarantined",
+    )
 
 
 def _not_found(model: str) -> ModelNotFound:

@@ -3,16 +3,24 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from registry import Base, LorikeetError, Registry
+from registry import Base, DiskFull, LorikeetError, Registry, RegistryUnavailable
+from serve.auth import AuthMiddleware
 from serve.engine import Engine
-from serve.errors import BadRequest, Internal, ModelNotFound, RequestError
-from serve.middleware import BoundsMiddleware, RequestIdMiddleware, error_response
+from serve.errors import BadRequest, Internal, ModelNotFound, RequestError, Unavailable
+from serve.middleware import (
+    REQUEST_ID,
+    BoundsMiddleware,
+    RequestIdMiddleware,
+    error_response,
+)
+from serve.openapi import describe
 from serve.routes import routers
 from serve.service import Service
 from serve.settings import ServeSettings
@@ -32,17 +40,24 @@ def create_app(settings: ServeSettings, engine: Engine, registry: Registry, base
         finally:
             await service.stop()
 
-    # No /docs and no /openapi.json: deny by default, only our own routes.
+    # None of FastAPI's own routes: deny by default. /openapi.json is ours, behind the keys.
     app = FastAPI(title="Lorikeet", lifespan=lifespan, openapi_url=None)
     app.state.service = service
     for router in routers:
         app.include_router(router)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(LorikeetError, _lorikeet_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
-    app.add_middleware(BoundsMiddleware, max_body_bytes=settings.max_body_bytes)
+    # The last one added sees a request first.
+    app.add_middleware(
+        BoundsMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+    )
+    app.add_middleware(AuthMiddleware, authenticator=service.authenticator)
     app.add_middleware(RequestIdMiddleware)
     return app
 
@@ -55,11 +70,15 @@ async def _request_error(_: Request, error: Exception) -> Response:
 async def _lorikeet_error(_: Request, error: Exception) -> Response:
     """A failure of the registry: its own words would name paths, so they go to the log."""
     logger.error("%s", error)
+    if isinstance(error, RegistryUnavailable | DiskFull):
+        return error_response(Unavailable("The registry cannot be used at the moment."))
     return error_response(Internal("the server had an error while it answered this request."))
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:
-    return error_response(BadRequest(str(error)))
+    assert isinstance(error, RequestValidationError)
+    problems = [f"`{'.'.join(map(str, e['loc'][1:]))}`: {e['msg']}" for e in error.errors()]
+    return error_response(BadRequest(f"{'; '.join(problems)}."))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -74,6 +93,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
-async def _internal_error(_: Request, error: Exception) -> Response:
-    logger.error("unexpected error", exc_info=error)
-    return error_response(Internal("the server had an error while it answered this request."))
+async def _internal_error(request: Request, error: Exception) -> Response:
+    """Outside of every middleware, so that it has to name the request itself."""
+    request_id = request.state.request_id
+    logger.error("unexpected error in request %s", request_id, exc_info=error)
+    internal = Internal("the server had an error while it answered this request.")
+    internal.headers[REQUEST_ID] = request_id
+    return error_response(internal)

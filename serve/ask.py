@@ -12,9 +12,16 @@ class Conversation:
     """Keeps the turns; each answer is streamed to `write(text, nl=False)`."""
 
     def __init__(
-        self, url: str, model: str, *, system: str | None, max_tokens: int, temperature: float
+        self,
+        url: str,
+        model: str,
+        api_key: str,
+        *,
+        system: str | None,
+        max_tokens: int,
+        temperature: float,
     ) -> None:
-        self._client = OpenAI(base_url=url, api_key="none")
+        self._client = OpenAI(base_url=url, api_key=api_key)
         self._url, self._model = url, model
         self._max_tokens, self._temperature = max_tokens, temperature
         self._turns: list[dict[str, str]] = []

@@ -55,7 +55,7 @@ def serve(
         bool | None,
         typer.Option(
             "--insecure",
-            help="Allow a host that other machines reach, though there are no keys.",
+            help="Allow a host that other machines reach without any API key.",
             rich_help_panel=NETWORK,
         ),
     ] = None,
@@ -77,7 +77,15 @@ def serve(
     ] = None,
     max_queue: Annotated[
         int | None,
-        typer.Option(help="Requests held before a 503. [dim]256[/]", rich_help_panel=CAPACITY),
+        typer.Option(help="Requests waiting before a 503. [dim]256[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    max_queue_per_tenant: Annotated[
+        int | None,
+        typer.Option(help="Of one tenant's, before a 429. [dim]128[/]", rich_help_panel=CAPACITY),
+    ] = None,
+    queue_seconds: Annotated[
+        float | None,
+        typer.Option(help="Longest wait for a turn. [dim]120[/]", rich_help_panel=CAPACITY),
     ] = None,
     kv_cache_gib: Annotated[
         float | None,
@@ -87,6 +95,12 @@ def serve(
         float | None,
         typer.Option(help="Share of a GPU's memory. [dim]0.9[/]", rich_help_panel=CAPACITY),
     ] = None,
+    drain_seconds: Annotated[
+        int | None,
+        typer.Option(
+            help="For answers under way on Ctrl-C or SIGTERM. [dim]30[/]", rich_help_panel=NETWORK
+        ),
+    ] = None,
     verbose: Annotated[
         bool | None, typer.Option("--verbose", "-v", help="Show the engine's log and each request.")
     ] = None,
@@ -94,6 +108,7 @@ def serve(
     """Serve one base model and every published adapter behind an OpenAI-compatible API.
 
     An adapter that is published while the server runs is served at the next request.
+    Without any API key the server is open, to this machine only; `lorikeet keys create` closes it.
     Each option can be set by the environment too: LORIKEET_SERVE_MAX_LORAS=16.
 
     [bold]Examples[/]
@@ -117,18 +132,18 @@ def _run(given: dict[str, Any]) -> None:
 
     console = Console(stderr=True, highlight=False)
     settings = _settings(given)
-    if not settings.loopback and not settings.insecure:
-        raise UsageError(
-            f"--host {settings.host} can be reached from other machines, and there are no keys",
-            remedy="keep 127.0.0.1 behind a proxy that authenticates, or say --insecure",
-        )
     places = RegistrySettings()
     with (
+        Registry.open(places) as registry,
         bind(settings.host, settings.port) as listener,
         console.status("Preparing the base model") as status,
     ):
+        if not (settings.loopback or settings.insecure or registry.keys.exist()):
+            raise UsageError(
+                f"--host {settings.host} can be reached from other machines, and there are no keys",
+                remedy="make one (lorikeet keys create --tenant NAME), or say --insecure",
+            )
         base = resolve_base(settings.base, places, lambda what, _: status.update(what))
-        registry = Registry.open(places)
         status.update("Loading vLLM" if settings.engine == "vllm" else "Starting")
         engine = create_engine(settings, base, places)
         status.update(f"Starting the engine on {base.id} (half a minute on two cores)")
@@ -153,6 +168,9 @@ def ask(
     url: Annotated[
         str, typer.Option(help="The server.", envvar="OPENAI_BASE_URL")
     ] = "http://127.0.0.1:8000/v1",
+    api_key: Annotated[
+        str, typer.Option(help="The key, where the server needs one.", envvar="OPENAI_API_KEY")
+    ] = "none",
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
     temperature: Annotated[
@@ -172,7 +190,7 @@ def ask(
     from serve.ask import Conversation
 
     conversation = Conversation(
-        url, model, system=system, max_tokens=max_tokens, temperature=temperature
+        url, model, api_key, system=system, max_tokens=max_tokens, temperature=temperature
     )
     stdin = typer.get_text_stream("stdin")
     if prompt == "-" or (prompt is None and not stdin.isatty()):

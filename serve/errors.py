@@ -6,12 +6,17 @@ LorikeetError                    (registry)
 │   └── EngineFailed             the engine did not start
 └── RequestError                 one request is answered with an error
     ├── BadRequest          400  invalid_request_error
+    ├── Unauthorized        401  invalid_request_error, code invalid_api_key
+    ├── Forbidden           403  invalid_request_error
     ├── ModelNotFound       404  invalid_request_error, code model_not_found
     ├── TooLarge            413  invalid_request_error
+    ├── TooManyRequests     429  rate_limit_error, with Retry-After
     ├── Internal            500  server_error
     └── Unavailable         503  server_error, with Retry-After
         ├── EngineNotReady
         ├── AdapterUnavailable
+        ├── AdapterQuarantined
+        ├── OutputNotFinite
         └── Overloaded
 """
 
@@ -35,12 +40,13 @@ class EngineFailed(ServeError):
 class RequestError(LorikeetError):
     """One request is answered with an error in OpenAI's shape.
 
-    `param` names the field at fault, `code` is OpenAI's machine-readable reason.
+    `param` names the field at fault, `code` is OpenAI's machine-readable reason, `retry_after`
+    is in seconds, `headers` go into the response.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
 
     def __init__(
         self,
@@ -49,10 +55,14 @@ class RequestError(LorikeetError):
         remedy: str | None = None,
         param: str | None = None,
         code: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
         self.param = param
         self.code = code
+        if retry_after is not None:
+            self.retry_after = retry_after
+        self.headers: dict[str, str] = {}
 
     def body(self) -> dict[str, Any]:
         """The response body, `{"error": {message, type, param, code}}`."""
@@ -81,11 +91,33 @@ class ModelNotFound(RequestError):
     type = "invalid_request_error"
 
 
+class Unauthorized(RequestError):
+    """No API key, or one that is unknown, revoked or expired."""
+
+    status = 401
+    type = "invalid_request_error"
+
+
+class Forbidden(RequestError):
+    """A valid API key that may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+
+
 class TooLarge(RequestError):
     """The body or the headers are over their bound."""
 
     status = 413
     type = "invalid_request_error"
+
+
+class TooManyRequests(RequestError):
+    """The key's own limit, or its tenant's share of the queue, is used up."""
+
+    status = 429
+    type = "rate_limit_error"
+    retry_after = 1
 
 
 class Internal(RequestError):
@@ -105,6 +137,16 @@ class EngineNotReady(Unavailable):
 
 class AdapterUnavailable(Unavailable):
     """The adapter exists, but could not be loaded now."""
+
+
+class AdapterQuarantined(Unavailable):
+    """The adapter failed while it was served and is kept away from the engine."""
+
+    retry_after = 60
+
+
+class OutputNotFinite(Unavailable):
+    """The model's log-probabilities were NaN or infinite; nothing of that is delivered."""
 
 
 class Overloaded(Unavailable):

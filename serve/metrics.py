@@ -29,8 +29,11 @@ class Metrics:
         )
         self.requests_running = Gauge(
             "lorikeet_requests_running",
-            "Requests being answered or waiting for the engine.",
+            "Requests in the engine.",
             registry=registry,
+        )
+        self.requests_queued = Gauge(
+            "lorikeet_requests_queued", "Requests waiting for their turn.", registry=registry
         )
         self.prompt_tokens = Counter(
             "lorikeet_prompt_tokens", "Prompt tokens, cached ones too.", model, registry=registry
@@ -92,6 +95,16 @@ class Metrics:
         )
         self.adapter_evictions = Counter(
             "lorikeet_adapter_evictions", "Versions unloaded to make room.", registry=registry
+        )
+        self.quarantines = Counter(
+            "lorikeet_adapter_quarantines",
+            "Versions quarantined because their output was not finite.",
+            registry=registry,
+        )
+        self.engine_restarts = Counter(
+            "lorikeet_engine_restarts",
+            "Times that the engine was started again after it died or hung.",
+            registry=registry,
         )
         self.engine_up = Gauge(
             "lorikeet_engine_up", "1 while the engine can answer.", registry=registry

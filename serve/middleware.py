@@ -37,12 +37,19 @@ class RequestIdMiddleware:
         await self.app(scope, receive, send_with_id)
 
 
-class BoundsMiddleware:
-    """Refuses headers over MAX_HEADER_BYTES and bodies over `max_body_bytes` with 413."""
+UPLOADS = "/admin/adapters/"
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+
+class BoundsMiddleware:
+    """Refuses headers over MAX_HEADER_BYTES and bodies over `max_body_bytes` with 413.
+
+    Only an admin's upload may be larger, up to `max_upload_bytes`.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the declared length at once and count what really comes."""
@@ -53,9 +60,11 @@ class BoundsMiddleware:
             error = TooLarge(f"The request's headers are over {MAX_HEADER_BYTES} bytes.")
             await error_response(error)(scope, receive, send)
             return
+        limit = self._limit(scope)
+        too_large = TooLarge(f"The request's body is over {limit} bytes.")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.max_body_bytes:
-            await error_response(self._too_large())(scope, receive, send)
+        if declared.isdigit() and int(declared) > limit:
+            await error_response(too_large)(scope, receive, send)
             return
         received = 0
 
@@ -64,17 +73,21 @@ class BoundsMiddleware:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self.max_body_bytes:
-                    raise self._too_large()
+                if received > limit:
+                    raise too_large
             return message
 
         await self.app(scope, bounded_receive, send)
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The request's body is over {self.max_body_bytes} bytes.")
+    def _limit(self, scope: Scope) -> int:
+        principal = scope["state"].get("principal")
+        upload = scope["path"].startswith(UPLOADS) and principal is not None and principal.admin
+        return self.max_upload_bytes if upload else self.max_body_bytes
 
 
 def error_response(error: RequestError) -> JSONResponse:
     """OpenAI's error body with its status."""
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
     return JSONResponse(error.body(), status_code=error.status, headers=headers)

@@ -1,14 +1,14 @@
 """The process around the application: the socket, uvicorn, the engine's end."""
 
 import asyncio
-import contextlib
 import errno
-import logging
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+import uvloop
 
 from registry import Base, Registry
 from serve.app import create_app
@@ -17,7 +17,8 @@ from serve.errors import PortInUse, ServeError
 from serve.service import Service
 from serve.settings import ServeSettings
 
-logger = logging.getLogger(__name__)
+ERROR_SECONDS = 5
+"""For telling the clients whose answers are cut at the end of the drain."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -60,23 +61,19 @@ def run(
         app,
         log_level="info" if settings.verbose else "warning",
         access_log=settings.verbose,
-        timeout_graceful_shutdown=settings.drain_seconds,
+        timeout_graceful_shutdown=settings.drain_seconds + ERROR_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
-    # uvicorn stops in good order on Ctrl-C and raises the signal again afterwards.
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(app, uvicorn.Server(config), listener, on_ready))
+    uvloop.run(_serve(_Server(config, app.state.service), listener, on_ready))
 
 
-async def _serve(
-    app: FastAPI, server: uvicorn.Server, listener: socket.socket, on_ready: Callable[[], None]
-) -> None:
-    service: Service = app.state.service
+async def _serve(server: "_Server", listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    service = server.service
 
     async def announce() -> None:
         try:
-            await service.wait_started()
+            await service.supervisor.wait_started()
         except Exception:
             server.should_exit = True
             return
@@ -86,5 +83,33 @@ async def _serve(
     await server.serve(sockets=[listener])
     announcement.cancel()
     await asyncio.gather(announcement, return_exceptions=True)
-    if service.failure is not None:
-        raise service.failure
+    if service.supervisor.failure is not None:
+        raise service.supervisor.failure
+
+
+class _Server(uvicorn.Server):
+    """Ends on SIGTERM and Ctrl-C in good order, with exit code 0.
+
+    What waits is refused at once; answers under way may take `drain_seconds`, then they end with an
+    error. A second Ctrl-C does not wait.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, but the signal is not raised again at the end."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop admission, wait for the answers, stop the engine."""
+        self.service.drain()
+        cut = asyncio.create_task(self._cut_answers())
+        await super().shutdown(sockets)
+        cut.cancel()
+
+    async def _cut_answers(self) -> None:
+        await asyncio.sleep(self.service.settings.drain_seconds)
+        await self.service.supervisor.stop()

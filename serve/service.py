@@ -1,17 +1,27 @@
-"""What the routes work with: the settings, the engine, the registry and the adapters' life."""
+"""What the routes work with: the engine's life, the adapters, who may ask and whose turn it is.
 
-import asyncio
+The way of a request: key → checked fields → version → the key's limits → a seat (fair admission) →
+a lease on the loaded version → the engine.
+"""
+
+import hashlib
+import hmac
 import logging
+import secrets
 from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from registry import Base, Limits, Registry
+from registry import Base, Limits, Registry, Version
 from serve.adapters import Adapters
+from serve.admission import Admission
+from serve.auth import Authenticator, Principal
 from serve.engine import Engine
-from serve.errors import EngineNotReady, Overloaded
+from serve.errors import EngineNotReady, RequestError
+from serve.limits import RateLimits
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
+from serve.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +36,24 @@ class Service:
     base: Base
     metrics: Metrics
     adapters: Adapters
-    running: int = 0
-    failure: Exception | None = None
+    admission: Admission
+    limits: RateLimits
+    authenticator: Authenticator
+    vocabulary: int | None
+    supervisor: Supervisor = field(init=False)
     draining: bool = False
-    _starting: asyncio.Task[None] | None = None
-    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _salt: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _held: list[Version] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.supervisor = Supervisor(
+            self.engine,
+            self.metrics,
+            ping_seconds=self.settings.ping_seconds,
+            hang_seconds=self.settings.hang_seconds,
+            on_down=self._engine_down,
+            on_up=self._engine_up,
+        )
 
     @classmethod
     def create(
@@ -46,58 +69,108 @@ class Service:
             limits=Limits(max_rank=settings.max_lora_rank),
             load_timeout=settings.load_timeout_seconds,
         )
+        admission = Admission(
+            seats=settings.max_num_seqs,
+            slots=settings.max_loras,
+            max_queue=settings.max_queue,
+            max_queue_per_tenant=settings.max_queue_per_tenant,
+            queue_seconds=settings.queue_seconds,
+        )
         metrics.engine_up.set_function(lambda: float(engine.alive))
-        return cls(settings, engine, registry, base, metrics, adapters)
+        metrics.requests_queued.set_function(lambda: admission.queued)
+        metrics.requests_running.set_function(lambda: admission.in_flight)
+        return cls(
+            settings,
+            engine,
+            registry,
+            base,
+            metrics,
+            adapters,
+            admission,
+            RateLimits(),
+            Authenticator(registry.keys),
+            base.vocabulary,
+        )
 
     def start(self) -> None:
         """Begin to start the engine; the server listens meanwhile and says that it is not ready."""
-        self._starting = asyncio.create_task(self._start())
-
-    async def _start(self) -> None:
-        try:
-            await self.engine.start(self.metrics.observe)
-        except Exception as error:
-            self.failure = error
-            logger.error("%s", error)
-        finally:
-            self._settled.set()
-
-    async def wait_started(self) -> None:
-        """Return when the engine has started.
-
-        Raises: what the engine's start raised.
-        """
-        await self._settled.wait()
-        if self.failure is not None:
-            raise self.failure
+        self.supervisor.start()
 
     async def stop(self) -> None:
-        """Stop the engine, also one that is still starting."""
-        self.draining = True
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
-        await self.engine.stop()
+        """Stop the engine, also one that is still starting; what it still answers gets an error."""
+        self.drain()
+        await self.supervisor.stop()
 
-    @property
-    def failed(self) -> bool:
-        """Whether the engine did not start, or has died; only a restart helps."""
-        return self._settled.is_set() and not self.engine.alive and not self.draining
+    def drain(self) -> None:
+        """Admit nothing more; requests in flight go on."""
+        self.draining = True
+        self.admission.close("The server is draining; ask another one, or try again later.")
+
+    def resume(self) -> None:
+        """Admit requests again after `drain`."""
+        self.draining = False
+        if self.supervisor.state == "up":
+            self.admission.open()
 
     @property
     def ready(self) -> bool:
         """Whether requests can be answered."""
-        return self.engine.alive and not self.draining
+        return self.supervisor.state == "up" and self.engine.alive and not self.draining
+
+    @property
+    def status(self) -> str:
+        """ready, starting, restarting, draining or failed."""
+        if self.draining:
+            return "draining"
+        if self.ready:
+            return "ready"
+        if self.supervisor.hopeless:
+            return "failed"
+        return "starting" if self.supervisor.state == "starting" else "restarting"
 
     def admit(self) -> None:
-        """Raises: EngineNotReady, or Overloaded when the queue is full."""
+        """Raises: EngineNotReady."""
         if not self.ready:
-            state = "stopping" if self.draining else "not ready yet"
-            raise EngineNotReady(f"The server is {state}; GET /ready says when it serves.")
-        if self.running >= self.settings.max_queue:
-            raise Overloaded("The server's queue is full; try again in a moment.")
+            raise EngineNotReady(f"The server is {self.status}; GET /ready says when it serves.")
+
+    def cache_salt(self, tenant: str) -> str:
+        """What keeps a tenant's part of the prefix cache its own; nobody else can know it."""
+        return hmac.new(self._salt, tenant.encode(), hashlib.sha256).hexdigest()
+
+    async def not_finite(self, version: Version | None) -> None:
+        """The engine's output was not finite: the adapter's fault, or else the engine is sick."""
+        reason = "its log-probabilities were not finite"
+        if version is None:
+            self.supervisor.restart(f"the base model is sick: {reason}")
+        else:
+            await self.adapters.quarantine(version, reason)
+
+    def _engine_down(self, reason: str) -> None:
+        self._held = self.adapters.forget() or self._held
+        self.admission.close("The engine has stopped; it is started again, try in a moment.")
+
+    async def _engine_up(self) -> None:
+        """Bring the engine to what it held before, the most recently used versions first."""
+        if not self.draining:
+            self.admission.open()
+        held, self._held = self._held, []
+        for version in reversed(held):
+            try:
+                async with self.adapters.lease(version):
+                    pass
+            except RequestError as error:
+                logger.error("%s was served before, and is not now: %s", version.reference, error)
+            if not self.engine.alive:
+                return
 
 
 def service_of(request: Request) -> Service:
     """The service behind a request."""
     service: Service = request.app.state.service
     return service
+
+
+def principal_of(request: Request) -> Principal:
+    """Who a request is from."""
+    principal: Principal = request.state.principal
+    return principal

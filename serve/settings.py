@@ -48,12 +48,22 @@ class ServeSettings(BaseSettings):
     """vLLM's parser of the model's tool calls, for `tool_choice: auto`."""
 
     max_queue: int = Field(default=256, ge=1)
-    """Requests that are answered or waiting; one more gets 503 with Retry-After."""
+    """Requests that wait for their turn; one more gets 503 with Retry-After."""
+    max_queue_per_tenant: int = Field(default=128, ge=1)
+    """Of these, requests of one tenant; one more gets 429 with Retry-After."""
+    queue_seconds: float = Field(default=120, gt=0)
+    """Longest wait for a turn; then 503."""
     max_body_bytes: int = Field(default=4 * 1024**2, ge=1024)
+    max_upload_bytes: int = Field(default=4 * 1024**3, ge=1024)
+    """Of an adapter that an admin uploads."""
     max_output_tokens: int = Field(default=8192, ge=1)
     """Bound of `max_tokens` in a request."""
     load_timeout_seconds: float = Field(default=60, gt=0)
     """For one adapter to be checked and loaded."""
+    ping_seconds: float = Field(default=5, gt=0)
+    """How often the engine is asked for a sign of life."""
+    hang_seconds: float = Field(default=60, gt=0)
+    """How long it may owe one before it is taken for hung and started anew."""
     drain_seconds: int = Field(default=30, ge=0)
     """How long running answers may take after Ctrl-C or SIGTERM."""
     lora_requests_info: bool = False

@@ -2,8 +2,13 @@
 
 from fastapi import APIRouter
 
-from serve.routes import generation, models, operations
+from serve.routes import admin, generation, models, operations
 
-routers: tuple[APIRouter, ...] = (generation.router, models.router, operations.router)
+routers: tuple[APIRouter, ...] = (
+    generation.router,
+    models.router,
+    operations.router,
+    admin.router,
+)
 
 __all__ = ["routers"]

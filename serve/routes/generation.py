@@ -13,18 +13,24 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from registry import Version
+from serve import json_body
 from serve.adapters import engine_name
-from serve.engine import Answer, GenerationRequest
+from serve.auth import Principal
+from serve.engine import Answer, GenerationRequest, GenerationStats
 from serve.engine.protocol import Endpoint
-from serve.errors import BadRequest, Internal, RequestError
-from serve.requests import ChatRequest, CompletionRequest, checked
-from serve.service import Service, service_of
+from serve.errors import BadRequest, Internal, OutputNotFinite, RequestError
+from serve.requests import ChatRequest, CompletionRequest, checked, sequences
+from serve.service import Service, principal_of, service_of
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
 MODEL_HEADER = "x-lorikeet-model"
 CLIENT_GONE = 499
 """The status that is counted, never sent, when the client closes the connection."""
+BYTES_A_TOKEN = 4
+"""Of a request, roughly: for its share of a key's tokens until they are counted."""
+EXPECTED_TOKENS = 256
+"""Of an answer whose request does not bound it: what it is taken for until it is known."""
 
 
 @router.post("/v1/chat/completions")
@@ -40,137 +46,177 @@ async def completions(request: Request) -> Response:
 
 
 async def _answer(request: Request, endpoint: Endpoint) -> Response:
-    service = service_of(request)
+    service, principal = service_of(request), principal_of(request)
+    service.admit()
+    raw = await request.body()
     body = checked(
         ChatRequest if endpoint == "chat" else CompletionRequest,
-        await _json(request),
+        _json(raw),
         max_output_tokens=service.settings.max_output_tokens,
+        vocabulary=service.vocabulary,
     )
-    service.admit()
-    model = body["model"]
-    version = None if model == service.base.id else await service.adapters.resolve(model)
-    public = service.base.id if version is None else version.reference
+    model, version = body["model"], None
+    if model != service.base.id:
+        version = await service.adapters.resolve(model, principal, body.get("user"))
+    generation = _Generation(service, principal, endpoint, body, len(raw), version)
     async with AsyncExitStack() as stack:
-        stack.callback(_count_out, service)
-        service.running += 1
-        service.metrics.requests_running.inc()
-        generation = _Generation(service, endpoint, public, stack)
         try:
             answer = await _unless_disconnected(
-                request, generation.begin(body, version, request.state.request_id)
+                request, generation.begin(stack, request.state.request_id)
             )
         except RequestError as error:
             generation.count(error.status)
+            error.headers = generation.headers | error.headers
             raise
         except ClientDisconnect:
             generation.count(CLIENT_GONE)
             return Response(status_code=CLIENT_GONE)
-        headers = {
-            MODEL_HEADER: public if version is None else engine_name(version),
-            "cache-control": "no-store",
-        }
         if isinstance(answer, dict):
             generation.count(200)
-            return JSONResponse(answer, headers=headers)
-        return _Stream(generation, answer, stack.pop_all(), headers)
+            return JSONResponse(answer, headers=generation.headers)
+        return _Stream(generation, answer, stack.pop_all())
 
 
 class _Generation:
-    """One request on its way through the engine, and what must end with it."""
+    """One request on its way through the engine, and what it took."""
 
     def __init__(
-        self, service: Service, endpoint: Endpoint, model: str, stack: AsyncExitStack
+        self,
+        service: Service,
+        principal: Principal,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        request_bytes: int,
+        version: Version | None,
     ) -> None:
         self.service = service
+        self.principal = principal
         self.endpoint = endpoint
-        self.model = model
-        self.stack = stack
+        self.body = body
+        self.request_bytes = request_bytes
+        self.version = version
+        self.model = service.base.id if version is None else version.reference
+        self.name = service.base.id if version is None else engine_name(version)
+        self.headers = {MODEL_HEADER: self.name, "cache-control": "no-store"}
         self.status = CLIENT_GONE
+        self.prompt_tokens = self.output_tokens = 0
 
-    async def begin(self, body: dict[str, Any], version: Version | None, request_id: str) -> Answer:
+    async def begin(self, stack: AsyncExitStack, request_id: str) -> Answer:
         """The whole answer, or a stream whose first event is there.
 
-        The first event is awaited so that an error before it is an HTTP error.
+        What it needs is entered into `stack`. The first event is awaited so that an error before
+        it is an HTTP error.
         """
-        adapter = None
-        if version is not None:
-            lease = await self.stack.enter_async_context(self.service.adapters.lease(version))
-            adapter = lease.adapter
-        answer = await self.service.engine.generate(
-            GenerationRequest(self.endpoint, body, self.model, adapter, request_id)
+        service, key = self.service, self.principal.key
+        if key is not None:
+            self.grant = stack.enter_context(
+                service.limits.enter(
+                    key.id,
+                    rpm=key.rpm,
+                    tpm=key.tpm,
+                    concurrency=key.concurrency,
+                    estimate=self._expected_tokens() + self.request_bytes // BYTES_A_TOKEN,
+                )
+            )
+            self.headers |= self.grant.headers
+        self.seat = await stack.enter_async_context(
+            service.admission.seat(
+                self.principal.tenant,
+                self.name if self.version else None,
+                self._expected_tokens(),
+                sequences(self.body),
+            )
         )
-        if isinstance(answer, dict):
+        adapter = None
+        if self.version is not None:
+            lease = await stack.enter_async_context(service.adapters.lease(self.version))
+            adapter = lease.adapter
+        try:
+            answer = await service.engine.generate(
+                GenerationRequest(
+                    self.endpoint,
+                    self.body,
+                    self.model,
+                    adapter,
+                    request_id,
+                    service.cache_salt(self.principal.tenant),
+                    self.observe,
+                )
+            )
+            if isinstance(answer, dict):
+                return answer
+            self.first = await anext(answer, None)
             return answer
-        first = await anext(answer, None)
-        return _prepended(first, answer)
+        except OutputNotFinite:
+            await service.not_finite(self.version)
+            raise
 
     async def events(self, stream: AsyncGenerator[str, None]) -> AsyncIterator[str]:
         """The stream; an error inside it becomes its last event, in OpenAI's shape."""
         try:
+            if self.first is not None:
+                yield self.first
             async for event in stream:
                 yield event
             self.status = 200
+        except OutputNotFinite as error:
+            await self.service.not_finite(self.version)
+            yield self._error_event(error)
         except RequestError as error:
-            self.status = error.status
-            yield f"data: {json.dumps(error.body())}\n\n"
+            yield self._error_event(error)
         except Exception:
-            self.status = 500
             logger.exception("an error in a stream")
-            ours = Internal("the server had an error while it answered this request.")
-            yield f"data: {json.dumps(ours.body())}\n\n"
+            yield self._error_event(
+                Internal("the server had an error while it answered this request.")
+            )
+
+    def observe(self, stats: GenerationStats) -> None:
+        """Charge what a generation took to whom it is for; one request may take several."""
+        self.service.metrics.observe(stats)
+        self.prompt_tokens += stats.prompt_tokens
+        self.output_tokens += stats.output_tokens
+        self.seat.charge(self.output_tokens)
+        if self.principal.key is not None:
+            self.grant.charge(self.prompt_tokens + self.output_tokens)
 
     def count(self, status: int) -> None:
         """One more request by its outcome."""
         self.service.metrics.requests.labels(self.model, self.endpoint, str(status)).inc()
 
+    def _expected_tokens(self) -> int:
+        bound = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+        return int(bound or EXPECTED_TOKENS) * sequences(self.body)
+
+    def _error_event(self, error: RequestError) -> str:
+        self.status = error.status
+        return f"data: {json.dumps(error.body())}\n\n"
+
 
 class _Stream(StreamingResponse):
-    """The events of a generation; it owns the lease, however it ends."""
+    """The events of a generation; it owns seat and lease, however it ends."""
 
     def __init__(
-        self,
-        generation: _Generation,
-        stream: AsyncGenerator[str, None],
-        stack: AsyncExitStack,
-        headers: dict[str, str],
+        self, generation: _Generation, stream: AsyncGenerator[str, None], stack: AsyncExitStack
     ) -> None:
-        super().__init__(generation.events(stream), media_type="text/event-stream", headers=headers)
+        super().__init__(
+            generation.events(stream), media_type="text/event-stream", headers=generation.headers
+        )
         self.generation, self.stream, self.stack = generation, stream, stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; then count the outcome and give everything back."""
-        async with self.stack:
+        async with self.stack, aclosing(self.stream):
             try:
                 await super().__call__(scope, receive, send)
             finally:
                 self.generation.count(self.generation.status)
-                await self.stream.aclose()
 
 
-def _count_out(service: Service) -> None:
-    service.running -= 1
-    service.metrics.requests_running.dec()
-
-
-async def _prepended(
-    first: str | None, rest: AsyncGenerator[str, None]
-) -> AsyncGenerator[str, None]:
-    async with aclosing(rest):
-        if first is not None:
-            yield first
-        async for event in rest:
-            yield event
-
-
-async def _json(request: Request) -> Any:
+def _json(raw: bytes) -> Any:
     try:
-        return json.loads(await request.body(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return json_body.parse(raw)
+    except ValueError as error:
         raise BadRequest(f"The request body is not valid JSON: {error}.") from error
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 async def _unless_disconnected(request: Request, work: Any) -> Any:

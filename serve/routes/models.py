@@ -1,30 +1,40 @@
-"""`GET /v1/models`: the base and every adapter version that can be asked for."""
+"""`GET /v1/models`: the base and every adapter version that the caller may ask for."""
 
 import asyncio
-from typing import Any
+from itertools import groupby
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
-from registry import Version
-from serve.service import Service, service_of
+from registry import PROD, Version
+from serve.auth import Principal
+from serve.errors import BadRequest
+from serve.service import Service, principal_of, service_of
 
 router = APIRouter()
 OWNER = "lorikeet"
 
 
 @router.get("/v1/models")
-async def list_models(request: Request) -> dict[str, Any]:
-    """OpenAI's list: the base, each adapter by its bare name, and each of its versions."""
-    service = service_of(request)
-    versions = await asyncio.to_thread(service.registry.list)
-    mine = [v for v in versions if v.manifest.base.digest == service.base.digest]
-    names = {version.name: version for version in mine}
-    cards = [_base_card(service)]
-    for name in names:
-        meant = await service.adapters.resolve(name)
-        cards.append(_card(service, name, meant))
-        cards += [_card(service, v.reference, v) for v in mine if v.name == name]
-    return {"object": "list", "data": cards}
+async def list_models(
+    request: Request,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    after: Annotated[str | None, Query(max_length=512)] = None,
+) -> dict[str, Any]:
+    """OpenAI's list: the base, each adapter by its bare name, and each of its versions.
+
+    Whole without `limit`; with it a page, and `has_more`. `after` is the last id of the page
+    before.
+    """
+    service, principal = service_of(request), principal_of(request)
+    cards = await asyncio.to_thread(_cards, service, principal)
+    if after is not None:
+        at = next((i for i, card in enumerate(cards) if card["id"] == after), None)
+        if at is None:
+            raise BadRequest(f"There is no model `{after}` to list after.", param="after")
+        cards = cards[at + 1 :]
+    page = cards[:limit]
+    return {"object": "list", "data": page, "has_more": len(page) < len(cards)}
 
 
 @router.get("/v1/models/{model:path}")
@@ -33,7 +43,18 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     service = service_of(request)
     if model == service.base.id:
         return _base_card(service)
-    return _card(service, model, await service.adapters.resolve(model))
+    return _card(service, model, await service.adapters.resolve(model, principal_of(request)))
+
+
+def _cards(service: Service, principal: Principal) -> list[dict[str, Any]]:
+    cards = [_base_card(service)]
+    for name, group in groupby(service.registry.list(), lambda version: version.name):
+        versions = [v for v in group if v.manifest.base.digest == service.base.digest]
+        if versions and principal.sees(name):
+            meant = next((v for v in versions if PROD in v.aliases), versions[-1])
+            cards.append(_card(service, name, meant))
+            cards += [_card(service, version.reference, version) for version in versions]
+    return cards
 
 
 def _base_card(service: Service) -> dict[str, Any]:

@@ -4,18 +4,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serve.service import service_of
+from serve.service import principal_of, service_of
 
 router = APIRouter()
 
 
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """Alive: 200, also while the engine starts; 503 once it has failed and only a restart helps."""
+    """Alive: 200, also while the engine starts or is started anew; 503 once that is hopeless."""
     service = service_of(request)
-    if service.failed:
-        reason = "the engine did not start" if service.failure else "the engine has died"
-        return JSONResponse({"status": "failed", "reason": reason}, status_code=503)
+    if service.supervisor.hopeless:
+        return JSONResponse(
+            {"status": "failed", "reason": "the engine does not start"}, status_code=503
+        )
     return JSONResponse({"status": "alive"})
 
 
@@ -24,16 +25,21 @@ async def ready(request: Request) -> Response:
     """Serves: 200 when requests are answered, else 503 with the reason."""
     service = service_of(request)
     if service.ready:
-        return JSONResponse(
-            {"status": "ready", "base": service.base.id, "loaded": service.adapters.loaded}
-        )
-    status = "stopping" if service.draining else "failed" if service.failed else "starting"
-    return JSONResponse({"status": status}, status_code=503, headers={"retry-after": "5"})
+        return JSONResponse({"status": "ready", "base": service.base.id})
+    return JSONResponse({"status": service.status}, status_code=503, headers={"retry-after": "5"})
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> JSONResponse:
+    """What this server takes and answers, as an OpenAPI document."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Lorikeet's metrics and the engine's, in Prometheus' text format."""
-    service = service_of(request)
+    """Lorikeet's and the engine's, in Prometheus' text format; for admins, once keys exist."""
+    service, principal = service_of(request), principal_of(request)
+    if principal.key is not None:
+        principal.require_admin()
     text = service.metrics.exposition() + service.engine.metrics()
     return Response(text, media_type=CONTENT_TYPE_LATEST)

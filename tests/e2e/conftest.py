@@ -3,13 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
+import psutil
 import pytest
 from openai import OpenAI
 
-from registry import DEFAULT_BASE, Base, Registry, RegistrySettings
+from registry import DEFAULT_BASE, Base, Registry, RegistrySettings, resolve_base
 from serve.child import child_server
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +113,104 @@ def questions() -> list[tuple[str, str]]:
         question, _, answer = json.loads(line)["text"].partition("[/INST]")
         pairs.append((question.partition("[INST]")[2].strip(), answer.replace("</s>", "").strip()))
     return pairs
+
+
+TINY_ADAPTERS = ("a", "b", "c")
+TINY_SETTINGS = {
+    "LORIKEET_SERVE_PING_SECONDS": "0.5",
+    "LORIKEET_SERVE_HANG_SECONDS": "4",
+    "LORIKEET_SERVE_DRAIN_SECONDS": "20",
+    "LORIKEET_SERVE_LOAD_TIMEOUT_SECONDS": "30",
+}
+TINY_OPTIONS = ("--kv-cache-gib", "0.2", "--max-loras", "2", "--max-num-seqs", "8")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server on the tiny base with three adapters, and a client with an admin key."""
+
+    url: str
+    pid: int
+    client: httpx.Client
+    home: Path
+    base: Base
+
+    @property
+    def models(self) -> list[str]:
+        return [self.base.id, *TINY_ADAPTERS]
+
+    def body(self, model: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "model": model,
+            "messages": [{"role": "user", "content": "Tell me about the sea."}],
+            "max_tokens": 12,
+            "temperature": 0,
+            "ignore_eos": True,
+        } | fields
+
+    def ask(self, model: str, **fields: Any) -> httpx.Response:
+        return self.client.post("/v1/chat/completions", json=self.body(model, **fields))
+
+    def answers(self) -> dict[str, str]:
+        """What every model says, greedily; each must answer."""
+        said = {}
+        for model in self.models:
+            answer = self.ask(model)
+            assert answer.status_code == 200, (model, answer.text)
+            said[model] = answer.json()["choices"][0]["message"]["content"]
+        return said
+
+    def engine(self) -> psutil.Process:
+        """EngineCore: a child of the process that it is forked off, not of the server."""
+        family = psutil.Process(self.pid).children(recursive=True)
+        (core,) = (process for process in family if process.ppid() != self.pid)
+        return core
+
+    def wait_ready(self, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while self.client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline, "the engine did not come up again"
+            time.sleep(0.1)
+
+    def metric(self, name: str) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+@pytest.fixture(scope="session")
+def tiny_home(
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_adapter: Any
+) -> tuple[Path, str]:
+    """A data folder with three adapters on the tiny base, and an admin key."""
+    home = tmp_path_factory.mktemp("failures") / "home"
+    settings = RegistrySettings(home=home, database_url=None)
+    base = resolve_base(tiny_base, settings)
+    with Registry.open(settings) as registry:
+        for seed, name in enumerate(TINY_ADAPTERS):
+            folder = tmp_path_factory.mktemp("adapters") / name
+            make_adapter(folder, base, seed=seed, scale=0.3)
+            registry.publish(folder, name, base=base)
+        _, secret = registry.keys.create("ops", admin=True)
+    return home, secret
+
+
+@pytest.fixture(scope="session")
+def serve(
+    tiny_home: tuple[Path, str], tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Any]:
+    """`with serve() as served:` starts the server."""
+    home, secret = tiny_home
+    base = resolve_base(tiny_base, RegistrySettings(home=home, database_url=None))
+
+    @contextmanager
+    def serving() -> Iterator[Served]:
+        env = {**TINY_SETTINGS, "LORIKEET_HOME": str(home)}
+        options = ["--base", str(tiny_base), *TINY_OPTIONS]
+        headers = {"authorization": f"Bearer {secret}"}
+        with (
+            child_server(options, tmp_path_factory.mktemp("serve") / "log", env=env) as child,
+            httpx.Client(base_url=child.url, headers=headers, timeout=60) as client,
+        ):
+            yield Served(child.url, child.pid, client, home, base)
+
+    return serving

@@ -76,7 +76,7 @@ def run(registry: Registry, base: Base, engine: EchoEngine) -> Callable[..., Any
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
-            await app.state.service.wait_started()
+            await app.state.service.supervisor.wait_started()
             yield Running(app, client)
 
     return running

@@ -1,6 +1,7 @@
 """The adapters' life: single flight, leases, eviction, and files that changed."""
 
 import asyncio
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,9 @@ async def test_a_rank_over_the_servers_is_refused_with_the_remedy(run: Any, publ
     assert "16" in answer.json()["error"]["message"]
 
 
-async def test_a_failed_load_is_tried_again(run: Any, publish: Any) -> None:
+async def test_a_failed_load_is_tried_again_later(
+    run: Any, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish("opl")
 
     class OnceBroken(SlowEngine):
@@ -130,6 +133,8 @@ async def test_a_failed_load_is_tried_again(run: Any, publish: Any) -> None:
 
     async with run(engine=OnceBroken()) as running:
         assert (await running.chat("opl")).status_code == 503
+        assert (await running.chat("opl")).status_code == 503  # not at once
+        monkeypatch.setattr(running.service.adapters._quarantine, "_clock", lambda: inf)
         assert (await running.chat("opl")).status_code == 200
 
 
