@@ -52,8 +52,8 @@ class DataFolder:
 
             return dict(zip(names, publishers.map(publish, names), strict=True))
 
-    def key(self, tenant: str) -> str:
+    def key(self, tenant: str, *, admin: bool = False) -> str:
         """A new API key for this tenant; from the first one on the server asks for one."""
         with Registry.open(self._settings) as registry:
-            _, secret = registry.keys.create(tenant)
+            _, secret = registry.keys.create(tenant, admin=admin)
         return secret

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtests.api_cpu import measure_load
 from loadtests.chat import connect
-from loadtests.churn import ALONE, COLD, WARM, measure_phase
+from loadtests.churn import ALONE, COLD, LOADS, WARM, measure_phase, unload
 from loadtests.fairness import Tenant, measure_quiet, measure_shares
 from loadtests.first_token import measure_pairs
 from loadtests.results import Results
@@ -19,8 +19,9 @@ from registry import LorikeetError
 from serve.child import Child
 
 NOISY_USERS = 64
-SHARING_USERS = 48, 24
-"""Each more than half of the 32 seats, so that both tenants always have a request that waits."""
+SHARING_USERS = 96, 40
+"""Each more than all of the 32 seats: answers end in waves, and both tenants are to have requests
+that wait at each."""
 SHARING_ADAPTERS = 6
 """Of the tenant with more users; the other one asks a single adapter."""
 SHARING_TOKENS = 16
@@ -100,21 +101,21 @@ class Session:
             self.results.pairs += measure_pairs(client, cold, warm)
 
     def churn(self) -> None:
-        """A steady stream alone, beside loaded adapters and beside cold ones, in turns."""
+        """A steady stream alone, beside loads, and beside short requests, in turns."""
         stream, *warm = self.scope.names[: 1 + WARM_ADAPTERS]
         loads, cold = self.scope.cold_loads, self.scope.cold_names[self.scope.pairs :]
         again = list(islice(cycle(warm), loads))
         for number in range(self.scope.cold_rounds):
-            self._warm_up([stream, *warm])  # the round before has taken their slots
-            beside = {
-                ALONE: again,  # not asked, but as many
-                WARM: again,
-                COLD: cold[number * loads : (number + 1) * loads],
-            }
+            key = self.keys["admin"]
+            self._warm_up([stream, *warm], key)  # the round before has taken their slots
+            mine = cold[number * loads : (number + 1) * loads]
+            beside = {ALONE: again, LOADS: mine, WARM: again, COLD: mine}  # ALONE asks none
             for what, models in beside.items():
                 self.say(f"a steady stream beside {what}, round {number + 1}")
-                phase = measure_phase(self.child.url, stream, what, models)
+                phase = measure_phase(self.child.url, stream, what, models, key)
                 self.results.phases.append(phase)
+                if what == LOADS:
+                    unload(self.child.url, mine, key)
 
     def fairness(self) -> None:
         """A quiet tenant beside a noisy one; on ours also two busy ones."""

@@ -11,9 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import os
 import random
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -48,7 +46,6 @@ from serve.metrics import Metrics
 from serve.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
-NICE = 10
 
 
 @dataclass
@@ -90,10 +87,11 @@ class Adapters:
         self._load_timeout = load_timeout
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # least recently used first
         self._leaving = 0
+        self._unloading: set[asyncio.Task[None]] = set()
         self._ids = itertools.count(1)
         self._freed = asyncio.Condition()
         self._quarantine = Quarantine()
-        self._verifiers = ThreadPoolExecutor(2, "verify-adapter", _stand_back)
+        self._verifiers = ThreadPoolExecutor(2, "verify-adapter")
 
     @property
     def loaded(self) -> list[str]:
@@ -135,15 +133,22 @@ class Adapters:
                 code="adapter_for_another_base",
             )
         if version.quarantine is not None:
-            raise _quarantined(version)
+            raise _quarantined(version, version.quarantine)
         return version
 
     async def quarantine(self, version: Version, reason: str) -> None:
         """Keep a version that failed while it was served away from every server, and unload it."""
+        name = engine_name(version)
         logger.error("quarantined %s: %s", version.reference, reason)
         self._metrics.quarantines.inc()
-        await asyncio.to_thread(self._registry.quarantine, version.name, version.number, reason)
-        asyncio.get_running_loop().create_task(self._unload_when_idle(engine_name(version)))
+        self._quarantine.failed(name, _quarantined(version, reason))  # here, from now on
+        task = asyncio.create_task(self._unload_when_idle(name))
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+        try:
+            await asyncio.to_thread(self._registry.quarantine, version.name, version.number, reason)
+        except LorikeetError as error:
+            logger.error("the quarantine of %s is not recorded: %s", version.reference, error)
 
     async def release(self, version: Version) -> Version:
         """Let a quarantined version be tried again."""
@@ -296,12 +301,6 @@ class Adapters:
             ) from error
 
 
-def _stand_back() -> None:
-    """A thread that reads files leaves the cores to those who generate."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-
-
 def engine_name(version: Version) -> str:
     """The engine's name of a version, `name@version+digest`: never reused for other weights."""
     return f"{version.reference}+{version.digest.removeprefix('sha256:')[:12]}"
@@ -316,9 +315,9 @@ def _draw(name: str, principal: Principal, user: str | None) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def _quarantined(version: Version) -> AdapterQuarantined:
+def _quarantined(version: Version, reason: str) -> AdapterQuarantined:
     return AdapterQuarantined(
-        f"The adapter `{version.reference}` is quarantined: {version.quarantine}.",
+        f"The adapter `{version.reference}` is quarantined: {reason}.",
         param="model",
         code="adapter_quarantined",
     )

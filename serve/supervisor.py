@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from serve.engine import Engine
-from serve.errors import EngineFailed, EngineNotReady
+from serve.errors import EngineFailed, RequestError
 from serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -135,17 +135,24 @@ class Supervisor:
                 ping.cancel()
 
     async def _ping(self) -> None:
-        with contextlib.suppress(EngineNotReady):  # its death is seen by `alive`
+        with contextlib.suppress(RequestError):  # its death is seen by `alive`
             await self._engine.ping()
+
+    def _backoff(self) -> float:
+        """Seconds before the next start: 0, 1, 3, 7, … as failures follow each other."""
+        return min(MAX_BACKOFF_SECONDS, 2.0 ** min(self._failures, 16) - 1)
 
     async def _bring_up(self) -> None:
         while True:
-            await self._engine.stop()
-            await asyncio.sleep(min(MAX_BACKOFF_SECONDS, 2.0**self._failures) - 1)
-            self._failures += 1
             try:
+                await self._engine.stop()
+                await asyncio.sleep(self._backoff())
+                self._failures += 1
                 await self._engine.start()
             except EngineFailed as error:
                 logger.error("%s", error)
+            except Exception:  # nobody else would start it again
+                self._failures += 1
+                logger.exception("an error while the engine was started again")
             else:
                 return

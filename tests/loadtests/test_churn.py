@@ -3,7 +3,17 @@
 import pytest
 
 from loadtests.answer import Answer
-from loadtests.churn import ALONE, COLD, WARM, Phase, gaps_between, measure_phase, table, verdicts
+from loadtests.churn import (
+    ALONE,
+    COLD,
+    LOADS,
+    WARM,
+    Phase,
+    gaps_between,
+    measure_phase,
+    table,
+    verdicts,
+)
 
 from .conftest import GAP_SECONDS, FakeServer
 
@@ -17,25 +27,26 @@ def test_only_gaps_of_the_time_count_and_none_between_answers() -> None:
     assert list(gaps_between(answers, 1.5, 10.0)) == [1.5, 0.5]
 
 
-def test_the_verdict_is_against_the_same_requests_to_loaded_adapters() -> None:
+def test_the_verdict_is_on_loads_against_nothing() -> None:
     phases = [
-        Phase(ALONE, (0.04,) * 100, 0, 0),
+        Phase(ALONE, (0.05,) * 100, 0, 0),
+        Phase(LOADS, (0.06,) * 100, 50, 0),
         Phase(WARM, (0.05,) * 100, 50, 0),
-        Phase(COLD, (0.06,) * 50, 50, 0),
-        Phase(COLD, (0.06,) * 50, 50, 1),
+        Phase(COLD, (0.075,) * 50, 50, 0),
+        Phase(COLD, (0.075,) * 50, 50, 1),
     ]
-    against_warm, against_nothing, failed = verdicts(phases)
-    assert against_warm.value == pytest.approx(1.2)
-    assert against_warm.kept is True
-    assert against_nothing.value == pytest.approx(1.5)
-    assert against_nothing.kept is None
+    loads, requests, failed = verdicts(phases)
+    assert loads.value == pytest.approx(1.2)
+    assert loads.kept is True
+    assert requests.value == pytest.approx(1.5)
+    assert requests.kept is None
     assert failed.kept is False
-    assert table(phases).row_count == 3
+    assert table(phases).row_count == 4
 
 
 def test_a_phase_that_is_missing_keeps_no_promise() -> None:
     assert verdicts([]) == []
-    assert verdicts([Phase(COLD, (0.06,), 1, 0)])[0].kept is False
+    assert verdicts([Phase(LOADS, (0.06,), 1, 0)])[0].kept is False
 
 
 def test_a_phase_reads_the_stream_while_it_sends(fake_server: FakeServer) -> None:

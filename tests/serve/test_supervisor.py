@@ -73,7 +73,7 @@ async def test_ready_is_503_and_health_200_while_it_is_started_again(run: Any) -
 async def test_health_is_503_when_starting_again_is_hopeless(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 1.2)
+    monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.2)
     engine = Mortal()
     async with run(engine=engine) as running:
         engine.failing = supervisor.HOPELESS + 1
