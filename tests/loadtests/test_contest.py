@@ -90,7 +90,7 @@ def test_every_section_on_running_servers(run: Run) -> None:
     assert [load.server for load in results.loads] == [STOCK, STOCK, OURS, OURS]
     assert len(results.pairs) == SCOPE.pairs
     assert all(pair.cold and pair.warm for pair in results.pairs)
-    assert [phase.requests for phase in results.phases] == [0, 3, 3]
+    assert [phase.requests for phase in results.phases] == [0, 3, 3, 3]
     assert sum(phase.failures for phase in results.phases) == 0
     assert [quiet.server for quiet in results.quiets] == [STOCK, OURS]
     assert all(quiet.ttfts and not quiet.failures for quiet in results.quiets)
