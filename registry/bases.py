@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from registry import hub
 from registry.base_identity import TOKENIZER_FILES, identify
@@ -42,9 +43,15 @@ class Base:
     revision: str | None = None
 
     @property
+    def config(self) -> dict[str, Any]:
+        """What config.json says, read anew each time."""
+        config: dict[str, Any] = json.loads((self.path / "config.json").read_bytes())
+        return config
+
+    @property
     def vocabulary(self) -> int | None:
         """Token ids are below this; None where config.json does not say."""
-        config = json.loads((self.path / "config.json").read_bytes())
+        config = self.config
         size: int | None = config.get("text_config", config).get("vocab_size")
         return size
 

@@ -47,16 +47,10 @@ def engine_arguments(settings: ServeSettings, base: Base) -> Namespace:
     if cpu:
         options += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 1024**3))]
         if not settings.max_model_len:
-            longest = _positions(base) or CPU_MAX_MODEL_LEN
+            longest = base.config.get("max_position_embeddings") or CPU_MAX_MODEL_LEN
             options += ["--max-model-len", str(min(longest, CPU_MAX_MODEL_LEN))]
     else:
         options += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(options)
     validate_parsed_serve_args(args)
     return args
-
-
-def _positions(base: Base) -> int | None:
-    config = json.loads((base.path / "config.json").read_text())
-    positions: int | None = config.get("max_position_embeddings")
-    return positions
