@@ -33,7 +33,8 @@ class Manifest(_Frozen):
 
     `digest` is the content address, "sha256:" and 64 hexadecimal digits over the sorted names and
     digests of `files`. `training` holds settings, steps, tokens, seconds, seed and losses;
-    `evaluation` the scores of base and adapter.
+    `evaluation` the scores of base and adapter, `certificate` how close what is served comes to
+    what was trained. These two may be added after the version was published; nothing else changes.
     """
 
     schema_version: Literal[1] = 1
@@ -52,6 +53,7 @@ class Manifest(_Frozen):
     training: dict[str, Any] | None = None
     data_digest: str | None = None
     evaluation: dict[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
 
     @property
     def total_bytes(self) -> int:

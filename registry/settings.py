@@ -47,6 +47,11 @@ class RegistrySettings(BaseSettings):
         return self.adapters / ".staging"
 
     @property
+    def runs(self) -> Path:
+        """Folder of the training runs, one folder each, with their checkpoints and reports."""
+        return self.home / "runs"
+
+    @property
     def url(self) -> str:
         """The database as an SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.home / 'registry.db'}"

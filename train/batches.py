@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from train.masking import IGNORED, Encoded, common_length
+from train.data.masking import IGNORED, Encoded, common_length
 
 if TYPE_CHECKING:
     import torch

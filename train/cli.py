@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from train.evaluation import Score
+    from train.evaluation.scores import Score
     from train.run import TrainResult
 
 
@@ -82,7 +82,7 @@ def train(
 
     from train.hardware import yield_idle_cores
     from train.progress import reporting
-    from train.settings import load_settings
+    from train.settings_file import load_settings
 
     settings = load_settings(config, overrides or [])
     yield_idle_cores()

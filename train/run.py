@@ -23,13 +23,13 @@ from registry import (
 )
 from train import trainer
 from train.base_model import load_base, load_tokenizer, stop_ids
-from train.data import Part, few_shot_examples, read_data
+from train.data.masking import ChatEncoder, EncodedChat, encode_chats
+from train.data.parts import Part, few_shot_examples, read_data
 from train.errors import Interrupted
-from train.evaluation import Evaluation
+from train.evaluation.scorer import Scorer
+from train.evaluation.scores import Evaluation
 from train.hardware import Hardware, detect
-from train.masking import ChatEncoder, EncodedChat, encode_chats
 from train.progress import Reporter, SilentReporter
-from train.scoring import Scorer
 from train.settings import TrainSettings
 
 

@@ -1,18 +1,13 @@
-"""The settings of one training run: defaults, then a YAML file, then `--set key=value`.
+"""The settings of one training run; `train.settings_file` reads them.
 
 Nothing here comes from the environment, so that a recipe file and its overrides are the whole of a
-run. Every wrong setting is told at once, an unknown one with the nearest name.
+run.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from train.errors import SettingsError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
@@ -60,6 +55,27 @@ class TrainSettings(BaseModel):
         description="of the split, the order of rows, the adapter's first weights and dropout",
     )
 
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        default="auto",
+        description="AdamW in 32 or 8 bits; auto: 8 bits and paged on a GPU, 32 bits on a CPU",
+    )
+
+    # Checkpoints and held-out loss while training
+    checkpoint_steps: Positive | None = Field(
+        default=None,
+        description="optimiser steps between checkpoints; default: ten checkpoints a run",
+    )
+    held_out_steps: Positive | None = Field(
+        default=None,
+        description="optimiser steps between measurements of the held-out loss; default: at each "
+        "checkpoint with early_stopping, else only at the end",
+    )
+    early_stopping: Positive | None = Field(
+        default=None,
+        description="stop after so many measurements of the held-out loss without a better one, "
+        "and keep the best checkpoint",
+    )
+
     # Adapter
     rank: Annotated[int, Field(ge=1, le=SERVABLE_RANK)] = Field(default=16, description="LoRA rank")
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
@@ -67,6 +83,9 @@ class TrainSettings(BaseModel):
         description="LoRA alpha, the delta is scaled by alpha / rank; default: 2 × rank",
     )
     dropout: Fraction = Field(default=0.0, description="LoRA dropout")
+    rslora: bool = Field(
+        default=False, description="scale the delta by alpha / √rank (rsLoRA), for high ranks"
+    )
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         default="all-linear",
         description="names of the layers to adapt, or all-linear (not the head)",
@@ -84,6 +103,11 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: Literal["auto"] | bool = Field(
         default="auto", description="recompute activations to save memory; auto: on a GPU only"
     )
+    packing: bool = Field(
+        default=False,
+        description="put short rows into one sequence of max_length tokens, none seeing another; "
+        "else rows of like length make a batch",
+    )
     share_prefix: bool = Field(
         default=True,
         description="compute what the prompts of a batch begin with once, not row by row",
@@ -93,14 +117,20 @@ class TrainSettings(BaseModel):
     )
 
     # Rows
-    data_format: Literal["auto", "text", "prompt_completion", "messages"] = Field(
-        default="auto", description="shape of a row"
+    data_format: Literal["auto", "text", "alpaca", "prompt_completion", "messages", "sharegpt"] = (
+        Field(default="auto", description="shape of a row")
     )
     max_length: Annotated[int, Field(ge=8)] = Field(
         default=1024, description="most tokens a row may have"
     )
     too_long: Literal["error", "drop"] = Field(
         default="error", description="what becomes of a longer row; none is ever cut"
+    )
+
+    template_drift: Literal["error", "allow"] = Field(
+        default="error",
+        description="what becomes of a row whose trained token ids are not those that the server "
+        "makes of the same chat",
     )
 
     # Evaluation
@@ -127,6 +157,20 @@ class TrainSettings(BaseModel):
         description="longest answer; default: the longest held-out answer and a few more",
     )
 
+    # Trackers
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        default=(), description="experiment trackers to report to, each to be installed by you"
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _split_trackers(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(
+                part.strip() for part in value.split(",") if part.strip() not in ("", "none")
+            )
+        return value
+
     @field_validator("targets", mode="before")
     @classmethod
     def _split_targets(cls, value: object) -> object:
@@ -149,71 +193,3 @@ class TrainSettings(BaseModel):
     def lora_alpha(self) -> float:
         """LoRA's alpha, twice the rank where none was set."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
-
-
-def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> TrainSettings:
-    """Settings from defaults, the YAML file `config` and `key=value` overrides, in this order.
-
-    Paths in the file are relative to the file's folder, paths in an override to the working
-    folder. Raises SettingsError with every problem of both.
-    """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    if config is not None:
-        values.update(_read_config(config, problems))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            problems.append(f"--set {override}: write key=value, rank=8 for one")
-            continue
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[key.strip()] = text
-    return _validated(values, problems)
-
-
-def _read_config(config: Path, problems: list[str]) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        problems.append(f"--config {config}: {error.strerror or error}")
-        return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"--config {config} is not YAML: {' '.join(str(error).split())}")
-        return {}
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        problems.append(f"--config {config}: write one `key: value` a line")
-        return {}
-    few_shot = content.get("few_shot_data")
-    if isinstance(few_shot, str):
-        content["few_shot_data"] = str(config.parent / few_shot)
-    return content
-
-
-def _validated(values: Mapping[str, Any], problems: list[str]) -> TrainSettings:
-    fields = TrainSettings.model_fields
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see `lorikeet train --help`"
-            problems.append(f"{key}: there is no such setting; {hint}")
-    known = {key: value for key, value in values.items() if key in fields}
-    # YAML 1.1 reads 1e-3 as text, pydantic reads the text as a number: both spellings work.
-    try:
-        settings = TrainSettings.model_validate(known)
-    except ValidationError as error:
-        seen: set[str] = set()
-        for detail in error.errors(include_url=False):
-            key = str(detail["loc"][0])
-            if key in seen:  # a union tells once for each of its members
-                continue
-            seen.add(key)
-            message = detail["msg"].removeprefix("Value error, ")
-            problems.append(f"{key}={known[key]!r}: {message} ({fields[key].description})")
-        settings = TrainSettings()
-    if problems:
-        raise SettingsError(problems)
-    return settings

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from registry import Base
 from train.batches import Collator, answer_logits, answer_loss, can_share_prefix
+from train.data.masking import Encoded
 from train.errors import BaseNotTrainable, LossNotFinite, SettingsError
 from train.hardware import Hardware
 from train.libraries import library_errors
-from train.masking import Encoded
 from train.progress import Step
 from train.settings import TrainSettings
 

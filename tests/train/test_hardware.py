@@ -60,7 +60,7 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.M
 
 def test_the_command_line_imports_no_heavy_library() -> None:
     code = (
-        "import sys, train.cli, train.settings, train.hardware, train.progress, train.data\n"
+        "import sys, train.cli, train.settings, train.hardware, train.progress, train.data.parts\n"
         "heavy = {'torch', 'transformers', 'trl', 'peft', 'bitsandbytes', 'datasets'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

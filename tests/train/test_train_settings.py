@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from train.errors import SettingsError
-from train.settings import TrainSettings, load_settings
+from train.settings import TrainSettings
+from train.settings_file import load_settings
 
 
 def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import torch
 from registry import Base, DiskFull, RegistrySettings, UnknownAdapter, resolve_base
 from train import base_model, trainer
 from train.batches import Collator, answer_logits, answer_loss, can_share_prefix, prefix_length
+from train.data.formats import Chat, Message
+from train.data.masking import IGNORED, ChatEncoder, Encoded
 from train.errors import LossNotFinite, OutOfMemory, SettingsError, TrainingFailed
-from train.formats import Chat, Message
-from train.generation import greedy_answers, mean_loss
+from train.evaluation.generation import greedy_answers, mean_loss
 from train.hardware import Hardware
 from train.libraries import library_errors
-from train.masking import IGNORED, ChatEncoder, Encoded
 from train.progress import Step
 from train.settings import TrainSettings
 

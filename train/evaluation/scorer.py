@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from train.evaluation import Evaluation, Score, evaluate, task_of, with_examples
-from train.formats import Chat, Message
-from train.generation import greedy_answers, mean_loss
-from train.masking import ChatEncoder, EncodedChat
+from train.data.formats import Chat, Message
+from train.data.masking import ChatEncoder, EncodedChat
+from train.evaluation.generation import greedy_answers, mean_loss
+from train.evaluation.scores import Evaluation, Score, evaluate, task_of, with_examples
 from train.progress import Reporter
 from train.settings import TrainSettings
 

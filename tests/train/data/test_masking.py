@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from train.data.formats import Chat, Message
+from train.data.masking import IGNORED, ChatEncoder, Encoded, common_length, encode_chats
 from train.errors import BaseNotTrainable, DataError
-from train.formats import Chat, Message
-from train.masking import IGNORED, ChatEncoder, Encoded, common_length, encode_chats
 
 MakeTokenizer = Callable[[str], Any]
 # Printable text in several scripts; the templates trim, so no white space at the ends.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from train.data.formats import Chat, Message, to_chats
+from train.data.rows import read_rows
 from train.errors import DataError
-from train.evaluation import choose_examples
-from train.formats import Chat, Message, to_chats
-from train.rows import read_rows
+from train.evaluation.scores import choose_examples
 from train.settings import TrainSettings
 
 T = TypeVar("T")

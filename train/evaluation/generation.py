@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from train.batches import Collator, answer_logits, answer_loss, can_share_prefix, prefix_cache
-from train.masking import Encoded, common_length
+from train.data.masking import Encoded, common_length
 
 if TYPE_CHECKING:
     import torch

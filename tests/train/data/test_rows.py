@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from train.data.rows import Row, read_rows
 from train.errors import DataError, DataFileMissing
-from train.rows import Row, read_rows
 
 ROWS = [{"prompt": "¿Qué?", "completion": "Así"}, {"prompt": 'b "x", y', "completion": "c\nd"}]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from train.data.formats import Message, to_chats
+from train.data.rows import Row
 from train.errors import DataError
-from train.formats import Message, to_chats
-from train.rows import Row
 
 FILE = Path("rows.jsonl")
 

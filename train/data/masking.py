@@ -13,8 +13,8 @@ from typing import Any
 
 import jinja2
 
+from train.data.formats import Chat, Message
 from train.errors import BaseNotTrainable, DataError, RowProblem
-from train.formats import Chat, Message
 
 IGNORED = -100
 """The label of a token that is not in the loss."""

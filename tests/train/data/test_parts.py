@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from train.data import Part, count_overlap, few_shot_examples, hold_out, read_data, sample
-from train.formats import Chat, Message
+from train.data.formats import Chat, Message
+from train.data.parts import Part, count_overlap, few_shot_examples, hold_out, read_data, sample
 from train.settings import TrainSettings
 
 

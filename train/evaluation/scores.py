@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from train.formats import Chat, Message
+from train.data.formats import Chat, Message
 
 Generate = Callable[[Sequence[Sequence[Message]]], list[str]]
 """Answers to chats that end with the user's turn, in their order."""

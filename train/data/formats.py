@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.data.rows import Row
 from train.errors import DataError, RowProblem
-from train.rows import Row
 
 ROLES = ("system", "user", "assistant")
 _SHAPES = 'text, prompt and completion, or messages (`{"prompt": "…", "completion": "…"}` for one)'

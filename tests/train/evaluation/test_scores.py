@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.evaluation import (
+from train.data.formats import Chat, Message
+from train.evaluation.scores import (
     choose_examples,
     evaluate,
     normalised,
@@ -17,7 +18,6 @@ from train.evaluation import (
     wilson_interval,
     with_examples,
 )
-from train.formats import Chat, Message
 
 
 def chat(question: str, answer: str, system: str | None = None) -> Chat:
