@@ -28,7 +28,7 @@ from registry.problem import Problem
 from registry.reference import LATEST, PROD, RESERVED_NAMES, Reference, check_alias, check_name
 
 if TYPE_CHECKING:
-    from registry.aliases import Alias
+    from registry.aliases import Alias, Forced
     from registry.archive import unpack
     from registry.bases import DEFAULT_BASE, Base, OnProgress, resolve_base
     from registry.keys import Key, Keys
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Alias": "aliases",
+    "Forced": "aliases",
     "unpack": "archive",
     "DEFAULT_BASE": "bases",
     "Base": "bases",
@@ -71,6 +72,7 @@ __all__ = [
     "BaseNotMade",
     "DiskFull",
     "FileIdentity",
+    "Forced",
     "Key",
     "Keys",
     "Limits",

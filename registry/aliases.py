@@ -1,6 +1,6 @@
 """Where aliases point, and how they move: whole, by a canary's share, and back."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Select, and_, select
@@ -8,7 +8,14 @@ from sqlalchemy.orm import Session
 
 from registry.database import Database
 from registry.errors import AliasRefused, UnknownAdapter
-from registry.tables import AliasRow, CanaryRow, PromotionRow, QuarantineRow, VersionRow
+from registry.tables import (
+    AliasRow,
+    CanaryRow,
+    ForcedPromotionRow,
+    PromotionRow,
+    QuarantineRow,
+    VersionRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,20 @@ class Alias:
     number: int
     canary: int | None = None
     percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """A promotion that the gate would have refused: what it said, and who overruled it said why."""
+
+    alias: str
+    refusal: str
+    reason: str
+    at: datetime
+
+    def as_dict(self) -> dict[str, str]:
+        """All of it as JSON values."""
+        return asdict(self) | {"at": self.at.isoformat()}
 
 
 class Aliases:
@@ -41,10 +62,16 @@ class Aliases:
                 for alias, number, canary, percent in found
             ]
 
-    def promote(self, name: str, number: int, alias: str) -> None:
-        """Point `alias` at a version and end its canary. Raises UnknownAdapter."""
+    def promote(
+        self, name: str, number: int, alias: str, forced: tuple[str, str] | None = None
+    ) -> None:
+        """Point `alias` at a version and end its canary. Raises UnknownAdapter.
+
+        `forced` has what the gate said and the reason to overrule it, where it did.
+        """
         with self._database.writing() as session:
             _require_live(session, name, number)
+            _keep(session, name, number, alias, forced)
             _end_canary(session, name, alias)
             row = session.get(AliasRow, (name, alias))
             if row is not None and row.number == number:
@@ -59,7 +86,14 @@ class Aliases:
             else:
                 row.number = number
 
-    def start_canary(self, name: str, number: int, alias: str, percent: int) -> None:
+    def start_canary(
+        self,
+        name: str,
+        number: int,
+        alias: str,
+        percent: int,
+        forced: tuple[str, str] | None = None,
+    ) -> None:
         """Give a version `percent` of an alias's requests, instead of the canary it may have.
 
         Raises UnknownAdapter; AliasRefused where the alias is not set, or points at that version.
@@ -78,7 +112,23 @@ class Aliases:
                     f"{name}@{alias} points at version {number} already: it gets every request",
                     remedy="name another version for the canary",
                 )
+            _keep(session, name, number, alias, forced)
             session.merge(CanaryRow(name=name, alias=alias, number=number, percent=percent))
+
+    def forced(self, name: str, number: int) -> list[Forced]:
+        """The forced promotions of a version, the oldest first."""
+        with self._database.reading() as rows:
+            found = rows.execute(
+                select(
+                    ForcedPromotionRow.alias,
+                    ForcedPromotionRow.refusal,
+                    ForcedPromotionRow.reason,
+                    ForcedPromotionRow.at,
+                )
+                .where(ForcedPromotionRow.name == name, ForcedPromotionRow.number == number)
+                .order_by(ForcedPromotionRow.id)
+            )
+            return [Forced(*row) for row in found]
 
     def rollback(self, name: str, alias: str) -> int:
         """End the canary of `alias`, or point it at what it pointed to before; that number.
@@ -118,6 +168,18 @@ class Aliases:
 
 
 CANARY_OF_ALIAS = and_(CanaryRow.name == AliasRow.name, CanaryRow.alias == AliasRow.alias)
+
+
+def _keep(
+    session: Session, name: str, number: int, alias: str, forced: tuple[str, str] | None
+) -> None:
+    if forced is not None:
+        refusal, reason = forced
+        session.add(
+            ForcedPromotionRow(
+                name=name, number=number, alias=alias, refusal=refusal, reason=reason
+            )
+        )
 
 
 def _end_canary(session: Session, name: str, alias: str) -> bool:

@@ -25,7 +25,7 @@ from registry.database import Database
 from registry.errors import AliasRefused, RegistryUnavailable, UnknownAdapter
 from registry.manifest import Manifest
 from registry.reference import LATEST, PROD, Reference
-from registry.tables import AdapterRow, AliasRow, CanaryRow, QuarantineRow, VersionRow
+from registry.tables import AdapterRow, AliasRow, CanaryRow, QuarantineRow, RecordingRow, VersionRow
 from registry.version import Version
 
 SHORT_DIGEST = len("sha256:") + 12
@@ -38,7 +38,8 @@ class Catalogue:
         """`root` is the folder that the versions' folders are relative to."""
         self._database = database
         self._root = root
-        self._known: dict[int, Version] = {}  # by row; versions never change: read once
+        # By row, each with the revision of its manifest: read once, and again once it was added to.
+        self._known: dict[int, tuple[int, Version]] = {}
 
     def get(self, reference: Reference, draw: float = 1.0) -> Version:
         """The version that `reference` means now; `draw` as for Registry.get.
@@ -63,7 +64,7 @@ class Catalogue:
                 found = rows.execute(_LIVE, {"name": name, "number": number}).one_or_none()
             if number is None or found is None:
                 raise self._unknown(rows, reference, sorted(meant))
-            version = self._known.get(found.id) or self._read(rows, [found.id])[0]
+            version = self._versions(rows, [(found.id, found.revision)])[0]
         return _as_of_now(version, aliases, found.reason)
 
     def list(self) -> list[Version]:
@@ -73,8 +74,8 @@ class Catalogue:
             aliases: dict[str, list[Alias]] = {}
             for name, alias, number, canary, percent in rows.execute(_EVERY_ALIAS):
                 aliases.setdefault(name, []).append(Alias(alias, number, canary, percent or 0))
-            self._read(rows, [row.id for row in live if row.id not in self._known])
-            versions = [(self._known[row.id], row.reason) for row in live]
+            read = self._versions(rows, [(row.id, row.revision) for row in live])
+            versions = [(version, row.reason) for version, row in zip(read, live, strict=True)]
         latest = {version.name: version.number for version, _ in versions}  # ascending numbers
         for name, number in latest.items():
             aliases.setdefault(name, []).append(Alias(LATEST, number))
@@ -168,11 +169,46 @@ class Catalogue:
             ):
                 row.removed_at = datetime.now(UTC)
 
-    def _read(self, rows: Connection, ids: Sequence[int]) -> Sequence[Version]:
-        """The versions of these rows, read from the database and kept in mind."""
-        versions = []
-        for start in range(0, len(ids), _BATCH):
-            for row in rows.execute(_CONTENT, {"ids": ids[start : start + _BATCH]}):
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Enter what was added to a version's manifest; for a removed version nothing."""
+        with self._database.writing() as session:
+            row = session.scalar(
+                select(VersionRow).where(
+                    VersionRow.name == manifest.name,
+                    VersionRow.number == manifest.version,
+                    VersionRow.removed_at.is_(None),
+                )
+            )
+            if row is not None:
+                row.manifest = manifest.model_dump_json()
+                record = session.get(RecordingRow, (row.name, row.number))
+                if record is None:
+                    session.add(RecordingRow(name=row.name, number=row.number, revision=1))
+                else:
+                    record.revision += 1
+
+    def filed(self, name: str, number: int) -> None:
+        """Note that the file of a version's manifest has what its row has."""
+        with self._database.writing() as session:
+            if record := session.get(RecordingRow, (name, number)):
+                record.filed = record.revision
+
+    def unfiled(self) -> Sequence[Version]:
+        """The versions whose manifest has more in its row than in its file."""
+        with self._database.reading() as rows:
+            found = rows.execute(_UNFILED).all()
+            return self._versions(rows, [(row.id, row.revision) for row in found])
+
+    def _versions(
+        self, rows: Connection, wanted: Sequence[tuple[int, int | None]]
+    ) -> Sequence[Version]:
+        """The versions of these rows at these revisions, read from the database where unknown."""
+        stale = [
+            row for row, revision in wanted if self._known.get(row, (-1,))[0] != (revision or 0)
+        ]
+        revisions = {row: revision or 0 for row, revision in wanted}
+        for start in range(0, len(stale), _BATCH):
+            for row in rows.execute(_CONTENT, {"ids": stale[start : start + _BATCH]}):
                 try:
                     manifest = Manifest.model_validate_json(row.manifest)
                 except ValidationError as error:
@@ -183,9 +219,8 @@ class Catalogue:
                 short = manifest.digest[:SHORT_DIGEST]
                 place = self._root / row.folder
                 version = Version(row.name, row.number, short, place, manifest, ())
-                self._known[row.id] = version
-                versions.append(version)
-        return versions
+                self._known[row.id] = revisions[row.id], version
+        return [self._known[row][1] for row, _ in wanted]
 
     def _unknown(
         self, rows: Connection, reference: Reference, aliases: Sequence[str]
@@ -252,10 +287,19 @@ _ALIASES: CompoundSelect[Any] = union_all(
         VersionRow.name == bindparam("name"), _IS_LIVE
     ),
 )
+_RECORDING_OF_VERSION = and_(
+    RecordingRow.name == VersionRow.name, RecordingRow.number == VersionRow.number
+)
 _LIVE = (
-    select(VersionRow.id, QuarantineRow.reason)
+    select(VersionRow.id, QuarantineRow.reason, RecordingRow.revision)
     .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
+    .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
     .where(VersionRow.name == bindparam("name"), VersionRow.number == bindparam("number"), _IS_LIVE)
+)
+_UNFILED = (
+    select(VersionRow.id, RecordingRow.revision)
+    .join(RecordingRow, _RECORDING_OF_VERSION)
+    .where(RecordingRow.filed < RecordingRow.revision, _IS_LIVE)
 )
 _NEWEST = (
     select(VersionRow.number)
@@ -264,8 +308,9 @@ _NEWEST = (
     .limit(5)
 )
 _EVERY_LIVE = (
-    select(VersionRow.id, QuarantineRow.reason)
+    select(VersionRow.id, QuarantineRow.reason, RecordingRow.revision)
     .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
+    .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
     .where(_IS_LIVE)
     .order_by(VersionRow.name, VersionRow.number)
 )

@@ -1,14 +1,14 @@
 """`lorikeet adapters …`: look at the registry, move aliases, import and check adapters."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from registry.details import aliases_of, print_details, size, summary
 from registry.errors import AdapterRejected, UsageError
 from registry.reference import PROD, Reference
 from registry.terminal import print_json
@@ -78,7 +78,7 @@ def list_versions(as_json: AsJson = False) -> None:
     with Registry.open() as registry:
         versions = registry.list()
     if as_json:
-        print_json([_summary(version) for version in versions])
+        print_json([summary(version) for version in versions])
         return
     if not versions:
         Console().print(
@@ -95,10 +95,10 @@ def list_versions(as_json: AsJson = False) -> None:
         manifest = version.manifest
         table.add_row(
             version.reference,
-            ", ".join(_names(version)),
+            ", ".join(aliases_of(version)),
             manifest.base.id,
             str(manifest.rank),
-            _size(manifest.total_bytes),
+            size(manifest.total_bytes),
             f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}",
             style="red" if version.quarantine else None,
         )
@@ -118,12 +118,13 @@ def show(which: Which, as_json: AsJson = False) -> None:
     with Registry.open() as registry:
         version = registry.get(reference)
         others = [v for v in registry.list() if v.name == version.name]
+        forced = registry.forced(reference)
     if as_json:
         manifest = version.manifest.model_dump(mode="json")
-        numbers = [other.number for other in others]
-        print_json(_summary(version) | {"manifest": manifest, "versions": numbers})
+        more = {"versions": [other.number for other in others], "manifest": manifest}
+        print_json(summary(version) | more | {"forced": [each.as_dict() for each in forced]})
         return
-    _print_rows(_details(version, others))
+    print_details(version, others, forced)
 
 
 @app.command(epilog="Example: lorikeet adapters promote titulares 4 --canary 10")
@@ -141,8 +142,15 @@ def promote(
             max=99,
         ),
     ] = None,
+    force: Annotated[
+        str | None,
+        typer.Option(help="Promote what the gate holds back, for this reason; it is kept."),
+    ] = None,
 ) -> None:
     """Point an alias at a version; the server follows with the next request.
+
+    Only a version whose evaluation shows that it is better than the base, and than the base with a
+    few-shot prompt, becomes prod; other aliases are free. `lorikeet eval` makes that evaluation.
 
     With --canary only a share of its requests: promote the version whole when it does well, or
     roll back.
@@ -150,7 +158,7 @@ def promote(
     from registry.store import Registry
 
     with Registry.open() as registry:
-        promoted = registry.promote(name, version, alias, canary=canary)
+        promoted = registry.promote(name, version, alias, canary=canary, force=force)
         if canary is None:
             _say_alias(promoted, alias)
             return
@@ -282,68 +290,6 @@ def _one_version(which: str, verb: str) -> tuple[str, int]:
     return reference.name, reference.version
 
 
-def _names(version: "Version") -> list[str]:
-    """The aliases of a version, with the share of those whose canary it is: `prod (10 %)`."""
-    return [*version.aliases, *(f"{alias} ({share} %)" for alias, share in version.canaries)]
-
-
-def _summary(version: "Version") -> dict[str, Any]:
-    manifest = version.manifest
-    return {
-        "reference": version.reference,
-        "name": version.name,
-        "version": version.number,
-        "aliases": list(version.aliases),
-        "canaries": dict(version.canaries),
-        "quarantine": version.quarantine,
-        "digest": manifest.digest,
-        "base": manifest.base.id,
-        "rank": manifest.rank,
-        "target_modules": list(manifest.target_modules),
-        "bytes": manifest.total_bytes,
-        "created_at": manifest.created_at.isoformat(),
-        "origin": manifest.origin,
-        "path": str(version.path),
-    }
-
-
-def _details(version: "Version", others: "Sequence[Version]") -> Iterator[tuple[str, str]]:
-    manifest = version.manifest
-    yield "adapter", version.reference
-    yield "aliases", ", ".join(_names(version)) or "none"
-    if version.quarantine:
-        yield "quarantine", version.quarantine
-    yield "versions", ", ".join(str(other.number) for other in others)
-    yield "digest", manifest.digest
-    yield "base", f"{manifest.base.id} ({manifest.base.digest[:19]})"
-    if manifest.base.revision:
-        yield "revision", manifest.base.revision
-    yield "rank, alpha", f"{manifest.rank}, {manifest.alpha:g}"
-    yield "modules", ", ".join(manifest.target_modules)
-    yield "made", f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M:%S %Z} by {manifest.origin}"
-    if manifest.data_digest:
-        yield "data", manifest.data_digest
-    yield "folder", str(version.path)
-    for name, file in manifest.files.items():
-        yield "", f"{name} {_size(file.bytes)}"
-    for title, values in (("training", manifest.training), ("evaluation", manifest.evaluation)):
-        for at, (key, value) in enumerate((values or {}).items()):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield "" if at else title, f"{key}: {text if len(text) <= 100 else text[:97] + '...'}"
-
-
-def _print_rows(rows: Iterator[tuple[str, str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for title, text in rows:
-        table.add_row(title, Text(text))
-    Console().print(table)
-
-
 def _print_problems(problems: "Sequence[Problem]") -> None:
     """One a line, with its remedy: nothing is wrapped, so that lines can be searched."""
     from rich.text import Text
@@ -370,10 +316,6 @@ def _say_quarantine(version: "Version", console: Console) -> None:
 
 def _say_alias(version: "Version", alias: str) -> None:
     Console().print(f"{version.name}@{alias} is now {version.reference}", highlight=False)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What is written beside a published adapter: where it came from, what it is made of."""
 
+import hashlib
+import json
 from datetime import datetime
 from typing import Any, Literal
 
@@ -59,3 +61,9 @@ class Manifest(_Frozen):
     def total_bytes(self) -> int:
         """Bytes of the adapter's files together, the manifest itself not counted."""
         return sum(file.bytes for file in self.files.values())
+
+
+def content_digest(files: dict[str, FileIdentity]) -> str:
+    """The content address of an adapter: over the sorted names and digests of its files."""
+    listing = json.dumps({name: file.sha256 for name, file in files.items()}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()

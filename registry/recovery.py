@@ -11,7 +11,7 @@ from registry.catalogue import Catalogue
 from registry.files import sha256_of
 from registry.manifest import MANIFEST_FILE, Manifest
 from registry.settings import RegistrySettings
-from registry.stage import discard, protect, sweep
+from registry.stage import Stage, discard, protect, sweep
 
 _FOLDER = re.compile(r"(?P<number>[1-9]\d{0,8})-(?P<digest>[0-9a-f]{12})")
 
@@ -21,12 +21,12 @@ def recover(
     catalogue: Catalogue,
     lock: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    """Sweep the stages, adopt whole versions without a row, delete what was removed.
+    """Sweep the stages, adopt whole versions without a row, delete what was removed, file records.
 
     Takes the registry's lock only where there is something to do. Raises OSError.
     """
     sweep(settings.staging)
-    if not _astray(settings.adapters, catalogue):
+    if not _astray(settings.adapters, catalogue) and not catalogue.unfiled():
         return
     with lock():
         for folder in _astray(settings.adapters, catalogue):
@@ -37,6 +37,11 @@ def recover(
             else:
                 protect(path)
                 catalogue.add(manifest, folder)
+        for version in catalogue.unfiled():
+            with Stage(settings.staging) as stage:
+                stage.write(version.manifest)
+                stage.replace_manifest(version.path)
+            catalogue.filed(version.name, version.number)
 
 
 def _astray(adapters: Path, catalogue: Catalogue) -> list[str]:

@@ -16,7 +16,8 @@ class RegistrySettings(BaseSettings):
 
     `home` (LORIKEET_HOME; default: the platform's user data folder) holds bases, adapters and,
     unless `database_url` (LORIKEET_DATABASE_URL; any SQLAlchemy URL) says otherwise, the
-    SQLite file `registry.db`.
+    SQLite file `registry.db`. With `require_certificate` (LORIKEET_REQUIRE_CERTIFICATE) only a
+    version whose certificate has passed can be promoted to `prod`.
     """
 
     model_config = SettingsConfigDict(
@@ -25,6 +26,7 @@ class RegistrySettings(BaseSettings):
 
     home: Path = Field(default_factory=_default_home)
     database_url: str | None = None
+    require_certificate: bool = False
 
     @field_validator("home")
     @classmethod

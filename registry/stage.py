@@ -51,14 +51,27 @@ class Stage:
 
     def move(self, manifest: Manifest, target: Path) -> None:
         """Write the manifest last, then give the folder its name, read-only. Raises OSError."""
-        text = manifest.model_dump_json(indent=2) + "\n"
-        write_durably(self.folder / MANIFEST_FILE, text.encode())
+        self.write(manifest)
         sync_folder(self.folder)
         target.parent.mkdir(exist_ok=True)
         self.folder.rename(target)
         protect(target)
         sync_folder(target.parent)
         sync_folder(target.parent.parent)
+
+    def write(self, manifest: Manifest) -> None:
+        """Write the manifest, durably. Raises OSError."""
+        text = manifest.model_dump_json(indent=2) + "\n"
+        write_durably(self.folder / MANIFEST_FILE, text.encode())
+
+    def replace_manifest(self, target: Path) -> None:
+        """Put the manifest that was written in the place of that in `target`. Raises OSError."""
+        target.chmod(0o755)
+        try:
+            (self.folder / MANIFEST_FILE).replace(target / MANIFEST_FILE)
+        finally:
+            protect(target)
+        sync_folder(target)
 
 
 def protect(folder: Path) -> None:

@@ -10,9 +10,6 @@ before its row is written; a crash at any point leaves a registry that works: th
 a version that was whole, and sweeps what was not.
 """
 
-import errno
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,35 +20,34 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from registry.adapter_folder import adapter_bytes, check_folder
-from registry.aliases import Alias, Aliases
+from registry.aliases import Alias, Aliases, Forced
 from registry.base_fit import check_origin, check_tokenizer
 from registry.bases import DEFAULT_BASE, Base
 from registry.catalogue import Catalogue
 from registry.database import Database
+from registry.disk import SPARE_BYTES, disk_full, translated
 from registry.errors import (
     AdapterRejected,
     AliasRefused,
     BadReference,
-    DiskFull,
     RegistryUnavailable,
     UnknownAdapter,
     UsageError,
     VersionDamaged,
 )
-from registry.files import sha256_of, without_path
+from registry.gate import pass_gate
 from registry.keys import Keys
-from registry.manifest import MANIFEST_FILE, BaseIdentity, FileIdentity, Manifest
+from registry.manifest import BaseIdentity, Manifest, content_digest
 from registry.preflight import Inspection, Limits, inspect_adapter
 from registry.problem import Problem
 from registry.recovery import recover
 from registry.reference import LATEST, PROD, Reference, check_alias, check_name
 from registry.settings import RegistrySettings
 from registry.stage import Stage, discard
+from registry.verification import damages
 from registry.version import Version
 
 LOCK_SECONDS = 120.0
-_SPARE_BYTES = 2 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Registry:
@@ -69,7 +65,7 @@ class Registry:
     def open(cls, settings: RegistrySettings | None = None) -> "Registry":
         """The registry of `settings` (default: the environment's). Raises RegistryUnavailable."""
         settings = settings or RegistrySettings()
-        with _translated(settings, "the registry cannot be opened"):
+        with translated(settings, "the registry cannot be opened"):
             settings.staging.mkdir(parents=True, exist_ok=True)
             registry = cls(settings, Database(settings.url))
             try:
@@ -130,7 +126,8 @@ class Registry:
     ) -> Version:
         """Check the adapter in `folder` and publish a copy of its files as the next version.
 
-        Where `name` already has this very content for this base, that version is returned.
+        Where `name` already has this very content for this base, that version is returned, with
+        this evaluation where there is one.
         `on_warning` is told of each problem that does not stop it.
         Raises AdapterRejected with every problem, BadReference, DiskFull or RegistryUnavailable;
         nothing is published then.
@@ -139,13 +136,13 @@ class Registry:
         limits = limits or Limits()
         if any(problem.severity == "error" for problem in check_folder(folder, limits.max_bytes)):
             raise _rejected(folder, inspect_adapter(folder, base, limits))
-        with _translated(self.settings, f"{name} cannot be published"):
-            needed = adapter_bytes(folder) + _SPARE_BYTES
+        with translated(self.settings, f"{name} cannot be published"):
+            needed = adapter_bytes(folder) + SPARE_BYTES
             free = shutil.disk_usage(self.settings.staging).free
             if free < needed:
-                raise _disk_full(self.settings, needed, free)
+                raise disk_full(self.settings, needed, free)
         with (
-            _translated(self.settings, f"{name} cannot be published", needed),
+            translated(self.settings, f"{name} cannot be published", needed),
             Stage(self.settings.staging) as stage,
         ):
             files = stage.take(folder)
@@ -167,7 +164,7 @@ class Registry:
             digest = content_digest(files)
             with self._locked():
                 if existing := self._catalogue.find(name, digest, base.digest):
-                    return existing
+                    return self._add(existing, {"evaluation": evaluation})
                 manifest = Manifest(
                     name=name,
                     version=self._catalogue.reserve(name),
@@ -190,14 +187,39 @@ class Registry:
                 self._catalogue.add(manifest, place)
             return self.get(Reference(name, version=manifest.version))
 
+    def record(
+        self,
+        reference: str | Reference,
+        *,
+        evaluation: dict[str, Any] | None = None,
+        certificate: dict[str, Any] | None = None,
+    ) -> Version:
+        """Add an evaluation or a certificate to a version's manifest, in place of the one it had.
+
+        Nothing else of a version ever changes. The row in the database decides; the next `open`
+        writes a file that a crash left behind it.
+        Raises UnknownAdapter, DiskFull or RegistryUnavailable; nothing is recorded then.
+        """
+        found = self.get(reference)
+        with translated(self.settings, f"{found.reference} cannot be added to"), self._locked():
+            return self._add(found, {"evaluation": evaluation, "certificate": certificate})
+
     def promote(
-        self, name: str, version: int, alias: str = PROD, *, canary: int | None = None
+        self,
+        name: str,
+        version: int,
+        alias: str = PROD,
+        *,
+        canary: int | None = None,
+        force: str | None = None,
     ) -> Version:
         """Point `alias` at a version, which ends its canary; or give a share of it to `version`.
 
-        `canary` is that share in per cent, 1 to 99. Raises UnknownAdapter, BadReference,
-        UsageError, or AliasRefused where the version is quarantined, and for a canary where the
-        alias points nowhere yet or at that version already.
+        `canary` is that share in per cent, 1 to 99. `force` is the reason to let a version pass
+        that the gate (`registry.gate`) holds back; it is kept with what the gate said.
+        Raises UnknownAdapter, BadReference, UsageError, or AliasRefused where the gate holds the
+        version back or it is quarantined, and for a canary where the alias points nowhere yet or at
+        that version already.
         """
         _check_movable(alias)
         found = self.get(Reference(check_name(name), version=version))
@@ -206,16 +228,27 @@ class Registry:
                 f"{found.reference} is quarantined: {found.quarantine}",
                 remedy=f"once that is mended: lorikeet adapters release {found.reference}",
             )
-        if canary is None:
-            self._aliases.promote(name, version, alias)
-        elif 1 <= canary <= 99:
-            self._aliases.start_canary(name, version, alias, canary)
-        else:
+        if canary is not None and not 1 <= canary <= 99:
             raise UsageError(
                 f"a canary cannot take {canary} % of the requests",
                 remedy="give it 1 to 99 %, or promote the version whole",
             )
+        forced = pass_gate(
+            found, alias, force, require_certificate=self.settings.require_certificate
+        )
+        if canary is None:
+            self._aliases.promote(name, version, alias, forced)
+        else:
+            self._aliases.start_canary(name, version, alias, canary, forced)
         return self.get(Reference(name, version=version))
+
+    def forced(self, reference: str | Reference) -> tuple[Forced, ...]:
+        """The promotions of a version that the gate would have refused, the oldest first.
+
+        Raises UnknownAdapter.
+        """
+        found = self.get(reference)
+        return tuple(self._aliases.forced(found.name, found.number))
 
     def rollback(self, name: str, alias: str = PROD) -> Version:
         """End the canary of `alias` if it has one, else point it at what it pointed to before.
@@ -248,7 +281,7 @@ class Registry:
         Raises DiskFull or RegistryUnavailable.
         """
         with (
-            _translated(self.settings, "the upload cannot be stored"),
+            translated(self.settings, "the upload cannot be stored"),
             Stage(self.settings.staging) as stage,
         ):
             yield stage.folder
@@ -260,7 +293,7 @@ class Registry:
         points at it.
         """
         found = self.get(Reference(check_name(name), version=version))
-        with _translated(self.settings, f"{name}@{version} cannot be removed"), self._locked():
+        with translated(self.settings, f"{name}@{version} cannot be removed"), self._locked():
             self._catalogue.remove(name, version)
             if found.path.is_dir():
                 discard(found.path, self.settings.staging)
@@ -268,29 +301,26 @@ class Registry:
     def verify(self, version: Version | Reference | str) -> Version:
         """Read a version's files again; raises VersionDamaged naming every difference."""
         found = version if isinstance(version, Version) else self.get(version)
-        wanted = {name: file.sha256 for name, file in found.manifest.files.items()}
-        wanted[MANIFEST_FILE] = ""
-        damages = []
-        try:
-            there = {path.name for path in found.path.iterdir()}
-            damages += [f"{name} is missing" for name in sorted(wanted.keys() - there)]
-            damages += [f"{name} was added" for name in sorted(there - wanted.keys())]
-            for name in sorted(wanted.keys() & there):
-                path = found.path / name
-                if name == MANIFEST_FILE:
-                    same = Manifest.model_validate_json(path.read_bytes()) == found.manifest
-                else:
-                    same = sha256_of(path) == wanted[name]
-                damages += [] if same else [f"{name} was changed"]
-        except (OSError, ValueError) as error:
-            damages.append(without_path(error))
-        if damages:
+        if damage := damages(found):
             raise VersionDamaged(
-                f"{found.reference} is damaged: {'; '.join(damages)}",
+                f"{found.reference} is damaged: {'; '.join(damage)}",
                 remedy=f"remove it (lorikeet adapters remove {found.reference}) "
                 "and publish the adapter again",
             )
         return found
+
+    def _add(self, version: Version, news: dict[str, Any]) -> Version:
+        """Record what of `news` is not None. The caller holds the lock."""
+        news = {key: value for key, value in news.items() if value is not None}
+        found = self.get(Reference(version.name, version=version.number))
+        if news:
+            manifest = found.manifest.model_copy(update=news)
+            with Stage(self.settings.staging) as stage:
+                stage.write(manifest)  # a full disk is told before anything has changed
+                self._catalogue.replace_manifest(manifest)
+                stage.replace_manifest(found.path)
+            self._catalogue.filed(found.name, found.number)
+        return self.get(Reference(found.name, version=found.number))
 
     def _prepare(self) -> None:
         if not self._database.has_tables():
@@ -315,12 +345,6 @@ class Registry:
             lock.release()
 
 
-def content_digest(files: dict[str, FileIdentity]) -> str:
-    """The content address of an adapter: over the sorted names and digests of its files."""
-    listing = json.dumps({name: file.sha256 for name, file in files.items()}, sort_keys=True)
-    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
-
-
 def _check_free_name(name: str, base: Base) -> None:
     check_name(name)
     if name in {DEFAULT_BASE, base.id, base.id.rpartition("/")[2]}:
@@ -343,32 +367,4 @@ def _rejected(folder: Path, inspection: Inspection) -> AdapterRejected:
         f"{folder.name} cannot be published: {errors[0].message}{more}",
         inspection.problems,
         remedy=errors[0].remedy,
-    )
-
-
-@contextmanager
-def _translated(
-    settings: RegistrySettings, what: str, needed: int = _SPARE_BYTES
-) -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _disk_full(settings, needed) from error
-        where = f" ({error.filename})" if error.filename else ""
-        raise RegistryUnavailable(
-            f"{what}: {error.strerror or error}{where}",
-            remedy=f"make {settings.home} writable, or set LORIKEET_HOME to another folder",
-        ) from error
-
-
-def _disk_full(settings: RegistrySettings, needed: int, free: int | None = None) -> DiskFull:
-    if free is None:
-        free = shutil.disk_usage(settings.home).free
-    return DiskFull(
-        f"{needed / 1e6:.1f} MB are needed in {settings.home}, {free / 1e6:.1f} MB are free",
-        needed=needed,
-        free=free,
-        remedy="free some space, remove old versions, or set LORIKEET_HOME to a larger disk",
     )

@@ -91,6 +91,34 @@ class QuarantineRow(Table):
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
+class RecordingRow(Table):
+    """How often a version's manifest was added to since it was published.
+
+    `filed` is the revision that its file has: behind `revision` only while somebody writes it.
+    """
+
+    __tablename__ = "recordings"
+
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    revision: Mapped[int]
+    filed: Mapped[int] = mapped_column(default=0)
+
+
+class ForcedPromotionRow(Table):
+    """A promotion that the gate would have refused, and the reason that somebody gave."""
+
+    __tablename__ = "forced_promotions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"))
+    number: Mapped[int]
+    alias: Mapped[str] = mapped_column(String(32))
+    refusal: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+
+
 class KeyRow(Table):
     """An API key. Of the secret only its SHA-256 is kept; a revoked key stays."""
 

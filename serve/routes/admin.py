@@ -39,11 +39,15 @@ class _Body(BaseModel):
 
 
 class Promotion(_Body):
-    """Where an alias is to point; with `canary`, the percentage of its requests that goes there."""
+    """Where an alias is to point; with `canary`, the percentage of its requests that goes there.
+
+    `force` is the reason to promote what the gate holds back.
+    """
 
     version: int = Field(ge=1, lt=10**9)
     alias: str = Field(default=PROD, max_length=32)
     canary: int | None = Field(default=None, ge=1, le=99)
+    force: str | None = Field(default=None, min_length=1, max_length=1000)
 
 
 class Rollback(_Body):
@@ -129,7 +133,12 @@ async def promote(request: Request, name: Name, body: Promotion) -> dict[str, An
     """Point an alias at a version, or a share of its requests."""
     service = service_of(request)
     version = await _registry(
-        service.registry.promote, name, body.version, body.alias, canary=body.canary
+        service.registry.promote,
+        name,
+        body.version,
+        body.alias,
+        canary=body.canary,
+        force=body.force,
     )
     return _version(service, version)
 

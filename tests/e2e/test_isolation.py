@@ -96,13 +96,13 @@ def test_a_flip_under_load_mixes_nothing(
         for number in (1, 2)
     }
     assert truth["flip@1"] != truth["flip@2"]
-    registry.promote("flip", 1)
+    registry.promote("flip", 1, force="a test")
     stop = threading.Event()
 
     def flip() -> None:
         draw = random.Random(0)
         while not stop.wait(0.05):
-            registry.promote("flip", draw.choice((1, 2)))
+            registry.promote("flip", draw.choice((1, 2)), force="a test")
 
     def ask(_: int) -> str:
         answer = served.ask("flip", **tokens)

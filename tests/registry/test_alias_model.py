@@ -53,12 +53,12 @@ class AliasMachine(RuleBasedStateMachine):
     def promote(self, number: int) -> None:
         if number not in self.live:
             with pytest.raises(UnknownAdapter):
-                self.registry.promote("m", number)
+                self.registry.promote("m", number, force="a test")
         elif number in self.held:
             with pytest.raises(AliasRefused):
-                self.registry.promote("m", number)
+                self.registry.promote("m", number, force="a test")
         else:
-            self.registry.promote("m", number)
+            self.registry.promote("m", number, force="a test")
             self.canary = None
             if self.stack[-1:] != [number]:
                 self.stack.append(number)
@@ -67,12 +67,14 @@ class AliasMachine(RuleBasedStateMachine):
     def start_canary(self, number: int, percent: int) -> None:
         if number not in self.live:
             with pytest.raises(UnknownAdapter):
-                self.registry.promote("m", number, canary=percent)
+                self.registry.promote("m", number, canary=percent, force="a test")
         elif number in self.held or not self.stack or self.stack[-1] == number:
             with pytest.raises(AliasRefused):
-                self.registry.promote("m", number, canary=percent)
+                self.registry.promote("m", number, canary=percent, force="a test")
         else:
-            assert self.registry.promote("m", number, canary=percent).number == number
+            assert (
+                self.registry.promote("m", number, canary=percent, force="a test").number == number
+            )
             self.canary = (number, percent)
 
     @rule(number=NUMBERS)

@@ -18,7 +18,7 @@ def registry(home: Path, base: Base, adapters: list[Path]) -> Any:
     with Registry.open() as registry:
         for adapter in adapters:
             registry.publish(adapter, "titulares", base=base)
-        registry.promote("titulares", 3)
+        registry.promote("titulares", 3, force="a test")
         yield registry
 
 
@@ -32,7 +32,7 @@ def share(registry: Registry, reference: str = "titulares") -> dict[int, int]:
 
 
 def test_a_canary_gets_its_share(registry: Registry) -> None:
-    assert registry.promote("titulares", 4, canary=10).number == 4
+    assert registry.promote("titulares", 4, canary=10, force="a test").number == 4
     for reference in ("titulares", "titulares@prod"):
         assert share(registry, reference) == {3: 90, 4: 10}
         assert registry.get(reference).number == 3
@@ -51,17 +51,17 @@ def test_whose_draw_is_low_stays_with_the_canary(
     registry: Registry, percent: int, draw: float
 ) -> None:
     """Whatever share it is given next: a larger one takes nobody off it."""
-    registry.promote("titulares", 4, canary=percent)
+    registry.promote("titulares", 4, canary=percent, force="a test")
     expected = 4 if draw < percent / 100 else 3
     assert registry.get("titulares", draw=draw).number == expected
 
 
 def test_a_rollback_does_what_a_person_expects(registry: Registry) -> None:
-    registry.promote("titulares", 4, canary=10)
+    registry.promote("titulares", 4, canary=10, force="a test")
     assert registry.rollback("titulares").number == 3
     assert share(registry) == {3: 100}
-    registry.promote("titulares", 4, canary=10)
-    registry.promote("titulares", 4)
+    registry.promote("titulares", 4, canary=10, force="a test")
+    registry.promote("titulares", 4, force="a test")
     assert share(registry) == {4: 100}
     assert registry.aliases("titulares") == [Alias("prod", 4)]
     assert registry.rollback("titulares").number == 3
@@ -71,19 +71,19 @@ def test_a_rollback_does_what_a_person_expects(registry: Registry) -> None:
 
 
 def test_a_canary_is_replaced_by_the_next(registry: Registry) -> None:
-    registry.promote("titulares", 4, canary=10)
-    registry.promote("titulares", 4, canary=50)
+    registry.promote("titulares", 4, canary=10, force="a test")
+    registry.promote("titulares", 4, canary=50, force="a test")
     assert share(registry) == {3: 50, 4: 50}
-    registry.promote("titulares", 1, canary=5)
+    registry.promote("titulares", 1, canary=5, force="a test")
     assert share(registry) == {3: 95, 1: 5}
-    registry.promote("titulares", 3)  # to where it is: it ends the canary
+    registry.promote("titulares", 3, force="a test")  # to where it is: it ends the canary
     assert share(registry) == {3: 100}
 
 
 def test_each_alias_has_its_own_canary(registry: Registry) -> None:
-    registry.promote("titulares", 1, "staging")
-    registry.promote("titulares", 2, "staging", canary=30)
-    registry.promote("titulares", 4, canary=20)
+    registry.promote("titulares", 1, "staging", force="a test")
+    registry.promote("titulares", 2, "staging", canary=30, force="a test")
+    registry.promote("titulares", 4, canary=20, force="a test")
     assert share(registry, "titulares@staging") == {1: 70, 2: 30}
     assert share(registry) == {3: 80, 4: 20}
     assert registry.aliases("titulares") == [Alias("prod", 3, 4, 20), Alias("staging", 1, 2, 30)]
@@ -93,23 +93,23 @@ def test_each_alias_has_its_own_canary(registry: Registry) -> None:
 
 def test_a_canary_that_cannot_be_is_refused(registry: Registry, base: Base) -> None:
     with pytest.raises(AliasRefused, match="already"):
-        registry.promote("titulares", 3, canary=10)
+        registry.promote("titulares", 3, canary=10, force="a test")
     with pytest.raises(AliasRefused, match="no alias 'staging'"):
-        registry.promote("titulares", 4, "staging", canary=10)
+        registry.promote("titulares", 4, "staging", canary=10, force="a test")
     with pytest.raises(AliasRefused, match="latest"):
-        registry.promote("titulares", 4, "latest", canary=10)
+        registry.promote("titulares", 4, "latest", canary=10, force="a test")
     with pytest.raises(UnknownAdapter):
-        registry.promote("titulares", 9, canary=10)
+        registry.promote("titulares", 9, canary=10, force="a test")
     for percent in (0, 100, -1):
         with pytest.raises(UsageError):
-            registry.promote("titulares", 4, canary=percent)
+            registry.promote("titulares", 4, canary=percent, force="a test")
     assert registry.aliases("titulares") == [Alias("prod", 3)]
     with pytest.raises(UnknownAdapter):
         registry.aliases("nobody")
 
 
 def test_a_canary_is_not_removed(registry: Registry) -> None:
-    registry.promote("titulares", 4, canary=10)
+    registry.promote("titulares", 4, canary=10, force="a test")
     with pytest.raises(AliasRefused, match="canary of prod") as caught:
         registry.remove("titulares", 4)
     assert "rollback titulares --alias prod" in str(caught.value.remedy)
@@ -135,7 +135,7 @@ def test_a_quarantine_stays_until_it_is_lifted(registry: Registry) -> None:
 
 
 def test_a_quarantined_canary_gets_nothing(registry: Registry) -> None:
-    registry.promote("titulares", 4, canary=50)
+    registry.promote("titulares", 4, canary=50, force="a test")
     registry.quarantine("titulares", 4, "NaN")
     assert share(registry) == {3: 100}
     assert registry.get("titulares@4", draw=0.0).quarantine == "NaN"
@@ -147,14 +147,14 @@ def test_what_is_quarantined_is_not_promoted(registry: Registry) -> None:
     registry.quarantine("titulares", 4, "NaN")
     for canary in (None, 10):
         with pytest.raises(AliasRefused, match="NaN") as caught:
-            registry.promote("titulares", 4, canary=canary)
+            registry.promote("titulares", 4, canary=canary, force="a test")
         assert "release titulares@4" in str(caught.value.remedy)
     assert share(registry) == {3: 100}
 
 
 def test_a_rollback_passes_over_what_is_quarantined(registry: Registry) -> None:
-    registry.promote("titulares", 1)
-    registry.promote("titulares", 4)
+    registry.promote("titulares", 1, force="a test")
+    registry.promote("titulares", 4, force="a test")
     registry.quarantine("titulares", 1, "NaN")
     registry.quarantine("titulares", 4, "NaN")
     assert registry.get("titulares").quarantine == "NaN"
@@ -181,13 +181,13 @@ def test_a_database_of_before_goes_on_working(registry: Registry, home: Path) ->
             rows.execute(f"DROP TABLE {table}")
     with Registry.open() as opened:
         assert opened.list() == before
-        opened.promote("titulares", 4, canary=10)
+        opened.promote("titulares", 4, canary=10, force="a test")
         opened.quarantine("titulares", 1, "NaN")
         assert not opened.keys.exist()
 
 
 def test_a_draw_costs_no_more(registry: Registry) -> None:
-    registry.promote("titulares", 4, canary=50)
+    registry.promote("titulares", 4, canary=50, force="a test")
     registry.get("titulares", draw=0.1)
     times = []
     for _ in range(200):

@@ -188,7 +188,7 @@ def test_sweeping_spares_the_young_and_the_living(tmp_path: Path) -> None:
 
 def _assert_untouched(home: Path) -> None:
     assert list((home / "adapters" / ".staging").iterdir()) == []
-    with Registry.open() as registry:
+    with Registry.open(RegistrySettings(home=home)) as registry:
         assert registry.list() == []
 
 

@@ -14,6 +14,24 @@ from registry.cli import app
 
 REPOSITORY = Path(__file__).parents[2]
 
+FORCE = ("--force", "a test")
+EVALUATION: dict[str, Any] = {
+    "adapter": {
+        "rows": 20,
+        "correct": 18,
+        "accuracy": 0.9,
+        "low": 0.7,
+        "high": 0.97,
+        "loss": 0.25,
+        "prompt_tokens": 31.4,
+        "confusion": {"labels": ["[bold]Hogar"], "counts": [[17, 3]]},
+    },
+    "base": {"rows": 20, "correct": 3, "accuracy": 0.15},
+    "few_shot": None,
+    "few_shot_examples": 0,
+    "comparison": {"metric": "accuracy", "base": {"difference": 0.75, "low": 0.5, "high": 0.9}},
+}
+
 
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -29,7 +47,7 @@ def published(home: Path, base: Base, tmp_path: Path, make_adapter: Any) -> list
     with Registry.open() as registry:
         for folder in folders:
             registry.publish(
-                folder, "titulares", base=base, training={"steps": 7}, evaluation={"accuracy": 0.9}
+                folder, "titulares", base=base, training={"steps": 7}, evaluation=EVALUATION
             )
     return folders
 
@@ -57,7 +75,9 @@ def test_show(published: list[Path]) -> None:
     text = run("show", "titulares").stdout
     assert "titulares@2" in text
     assert "steps: 7" in text
-    assert "accuracy: 0.9" in text
+    assert "90.0% (70.0% to 97.0%)" in text
+    assert "+0.750 (+0.500 to +0.900)" in text
+    assert "[bold]Hogar" in text  # somebody's label, not our markup
     value = json.loads(run("show", "titulares@1", "--json").stdout)
     assert value["reference"] == "titulares@1"
     assert value["versions"] == [1, 2]
@@ -66,20 +86,54 @@ def test_show(published: list[Path]) -> None:
 
 
 def test_promote_and_roll_back(published: list[Path]) -> None:
-    assert run("promote", "titulares", 1).stdout == "titulares@prod is now titulares@1\n"
+    assert run("promote", "titulares", 1, *FORCE).stdout == "titulares@prod is now titulares@1\n"
     assert run("promote", "titulares", 2, "--alias", "canary").exit_code == 0
-    run("promote", "titulares", 2)
+    run("promote", "titulares", 2, *FORCE)
     assert run("rollback", "titulares").stdout == "titulares@prod is now titulares@1\n"
     with pytest.raises(AliasRefused):
         run("rollback", "titulares")
     assert json.loads(run("show", "titulares@canary", "--json").stdout)["version"] == 2
 
 
+def test_who_passed_the_gate_by_force_is_shown(published: list[Path]) -> None:
+    with pytest.raises(AliasRefused, match="few-shot"):
+        run("promote", "titulares", 2)
+    run("promote", "titulares", 2, "--force", "the customer asked")
+    assert "the customer asked" in run("show", "titulares").stdout
+    (forced,) = json.loads(run("show", "titulares", "--json").stdout)["forced"]
+    assert (forced["alias"], forced["reason"]) == ("prod", "the customer asked")
+
+
+def test_a_certificate_is_shown(published: list[Path]) -> None:
+    with Registry.open() as registry:
+        certificate = {"passed": True, "max_difference": 0.0001, "loss": {"nf4": 0.6612345678}}
+        registry.record("titulares@2", certificate=certificate)
+    lines = [line.split() for line in run("show", "titulares@2").stdout.splitlines()]
+    assert ["passed", "true"] in lines
+    assert ["max", "difference", "0.0001"] in lines
+    assert ["loss", "nf4", "0.661235"] in lines
+
+
+def test_of_many_labels_the_mistakes_are_shown(published: list[Path]) -> None:
+    labels = [f"label {at}" for at in range(12)]
+    counts = [[5 if column == row else 0 for column in range(13)] for row in range(12)]
+    counts[3][7], counts[4][12] = 9, 2
+    confused = {"adapter": {"rows": 71, "confusion": {"labels": labels, "counts": counts}}}
+    with Registry.open() as registry:
+        registry.record("titulares@2", evaluation=confused)
+    lines = run("show", "titulares@2").stdout.splitlines()
+    (first,) = (at for at, line in enumerate(lines) if "most frequent mistakes" in line)
+    assert [" ".join(line.split()) for line in lines[first + 1 :]] == [
+        "label 3 label 7 9",
+        "label 4 none of them 2",
+    ]
+
+
 def test_a_canary_is_started_shown_and_ended(published: list[Path]) -> None:
     with pytest.raises(AliasRefused):
-        run("promote", "titulares", 2, "--canary", 10)
-    run("promote", "titulares", 1)
-    said = run("promote", "titulares", 2, "--canary", 10).stdout
+        run("promote", "titulares", 2, "--canary", 10, *FORCE)
+    run("promote", "titulares", 1, *FORCE)
+    said = run("promote", "titulares", 2, "--canary", 10, *FORCE).stdout
     assert said == "titulares@prod is titulares@1, and titulares@2 for 10 %\n"
     assert "prod (10 %)" in run("list").stdout
     assert "latest, prod (10 %)" in run("show", "titulares@2").stdout
@@ -88,7 +142,7 @@ def test_a_canary_is_started_shown_and_ended(published: list[Path]) -> None:
     assert json.loads(run("show", "titulares@2", "--json").stdout)["canaries"] == {"prod": 10}
     assert run("rollback", "titulares").stdout == "titulares@prod is now titulares@1\n"
     assert [row["canaries"] for row in json.loads(run("list", "--json").stdout)] == [{}, {}]
-    assert run("promote", "titulares", 2, "--canary", 100).exit_code == 2
+    assert run("promote", "titulares", 2, "--canary", 100, *FORCE).exit_code == 2
 
 
 def test_a_quarantine_is_shown_and_lifted(published: list[Path]) -> None:
@@ -100,7 +154,7 @@ def test_a_quarantine_is_shown_and_lifted(published: list[Path]) -> None:
     rows = json.loads(run("list", "--json").stdout)
     assert [row["quarantine"] for row in rows] == [None, "NaN in [its] output"]
     with pytest.raises(AliasRefused):
-        run("promote", "titulares", 2)
+        run("promote", "titulares", 2, *FORCE)
     with pytest.raises(UsageError, match="which version to release"):
         run("release", "titulares")
     assert run("release", "titulares@2").stdout == "titulares@2 may be served again\n"
@@ -109,7 +163,7 @@ def test_a_quarantine_is_shown_and_lifted(published: list[Path]) -> None:
 
 
 def test_remove(published: list[Path]) -> None:
-    run("promote", "titulares", 1)
+    run("promote", "titulares", 1, *FORCE)
     with pytest.raises(AliasRefused):
         run("remove", "titulares@1")
     for vague in ("titulares", "titulares@prod"):
@@ -238,7 +292,7 @@ def test_names_are_completed(published: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["list"], ["show", "titulares"], ["promote", "titulares", "1"]]
+    "arguments", [["list"], ["show", "titulares"], ["promote", "titulares", "1", *FORCE]]
 )
 def test_looking_imports_nothing_heavy(published: list[Path], arguments: list[str]) -> None:
     script = f"""

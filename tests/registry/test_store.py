@@ -29,12 +29,6 @@ from registry import (
 )
 
 
-@pytest.fixture
-def registry(home: Path) -> Any:
-    with Registry.open() as registry:
-        yield registry
-
-
 def test_a_published_version_has_all_its_facts(
     registry: Registry, base: Base, adapters: list[Path]
 ) -> None:
@@ -92,7 +86,7 @@ def test_a_bare_name_means_prod_and_else_the_latest(
     for adapter in adapters[:2]:
         registry.publish(adapter, "titulares", base=base)
     assert registry.get("titulares").number == 2
-    registry.promote("titulares", 1)
+    registry.promote("titulares", 1, force="a test")
     assert registry.get("titulares").number == 1
     assert registry.get("titulares@latest").number == 2
     assert registry.get(Reference("titulares", version=2)).number == 2
@@ -136,9 +130,9 @@ def test_rollback_goes_back_step_by_step(
     with pytest.raises(AliasRefused, match="no alias"):
         registry.rollback("titulares")
     for number in (1, 2, 2, 4):
-        registry.promote("titulares", number)
+        registry.promote("titulares", number, force="a test")
     assert registry.rollback("titulares").number == 2
-    registry.promote("titulares", 3)
+    registry.promote("titulares", 3, force="a test")
     assert registry.rollback("titulares").number == 2
     assert registry.rollback("titulares").number == 1
     with pytest.raises(AliasRefused, match="none before it"):
@@ -151,7 +145,7 @@ def test_rollback_passes_over_what_was_removed(
 ) -> None:
     for number, adapter in enumerate(adapters[:3], start=1):
         registry.publish(adapter, "titulares", base=base)
-        registry.promote("titulares", number)
+        registry.promote("titulares", number, force="a test")
     registry.remove("titulares", 2)
     assert registry.rollback("titulares").number == 1
 
@@ -159,24 +153,24 @@ def test_rollback_passes_over_what_was_removed(
 def test_aliases_are_apart(registry: Registry, base: Base, adapters: list[Path]) -> None:
     for adapter in adapters[:2]:
         registry.publish(adapter, "titulares", base=base)
-    registry.promote("titulares", 1, alias="canary")
-    registry.promote("titulares", 2)
+    registry.promote("titulares", 1, alias="canary", force="a test")
+    registry.promote("titulares", 2, force="a test")
     assert registry.get("titulares@canary").number == 1
     with pytest.raises(AliasRefused):
         registry.rollback("titulares", alias="canary")
     with pytest.raises(AliasRefused, match="latest"):
-        registry.promote("titulares", 1, alias="latest")
+        registry.promote("titulares", 1, alias="latest", force="a test")
     with pytest.raises(UnknownAdapter):
-        registry.promote("titulares", 3)
+        registry.promote("titulares", 3, force="a test")
     with pytest.raises(BadReference):
-        registry.promote("titulares", 1, alias="7")
+        registry.promote("titulares", 1, alias="7", force="a test")
 
 
 def test_removal_spares_what_is_served_and_numbers_stay_used(
     registry: Registry, base: Base, adapters: list[Path]
 ) -> None:
     paths = [registry.publish(adapter, "titulares", base=base).path for adapter in adapters[:2]]
-    registry.promote("titulares", 1)
+    registry.promote("titulares", 1, force="a test")
     with pytest.raises(AliasRefused, match="prod"):
         registry.remove("titulares", 1)
     registry.remove("titulares", 2)
@@ -208,9 +202,9 @@ def test_other_registries_see_changes_at_once(
         assert other.get("titulares").number == 1
         other.publish(adapters[1], "titulares", base=base)
         assert registry.get("titulares").number == 2
-        other.promote("titulares", 1)
+        other.promote("titulares", 1, force="a test")
         assert registry.get("titulares").number == 1
-        registry.promote("titulares", 2)
+        registry.promote("titulares", 2, force="a test")
         other.remove("titulares", 1)
         with pytest.raises(UnknownAdapter):
             registry.get("titulares@1")

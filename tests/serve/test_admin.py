@@ -78,7 +78,9 @@ async def test_promote_canary_and_rollback(admin: Any, publish: Any) -> None:
     async with admin() as running:
 
         async def promote(**body: Any) -> Any:
-            return await running.client.post("/admin/adapters/opl/promote", json=body)
+            return await running.client.post(
+                "/admin/adapters/opl/promote", json={"force": "a test"} | body
+            )
 
         async def answers() -> dict[str, int]:
             counts: dict[str, int] = {}
@@ -102,6 +104,9 @@ async def test_promote_canary_and_rollback(admin: Any, publish: Any) -> None:
         ] == "opl@1"
         assert await answers() == {"opl@1": 200}
         assert (await promote(version=9)).status_code == 404
+        held_back = await promote(version=2, force=None)
+        assert held_back.status_code == 400
+        assert "lorikeet eval opl@2" in held_back.json()["error"]["message"]
         assert (await promote(version=2, canary=0)).status_code == 400
         assert (await promote(version=2, alias="latest")).status_code == 400
 

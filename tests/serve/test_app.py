@@ -37,7 +37,7 @@ def value(text: str, name: str, **labels: str) -> float:
 async def test_chat_by_every_name_of_a_model(run: Any, publish: Any, registry: Any) -> None:
     publish("opl", seed=1)
     publish("opl", seed=2)
-    registry.promote("opl", 1, "prod")
+    registry.promote("opl", 1, "prod", force="a test")
     async with run() as running:
         for asked, answered in [
             ("tiny", None),
