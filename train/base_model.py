@@ -6,6 +6,7 @@ from registry import Base
 from train.errors import BaseNotTrainable
 from train.hardware import Hardware
 from train.libraries import library_errors, quiet_libraries
+from train.processes import Processes, launched
 from train.settings import TrainSettings
 
 
@@ -46,12 +47,13 @@ def load_base(base: Base, settings: TrainSettings, hardware: Hardware) -> Any:
 
     quiet_libraries()
     torch.set_num_threads(hardware.threads)
+    processes = launched()
     with library_errors(f"loading {base.id}"):
         model = AutoModelForCausalLM.from_pretrained(
             base.path,
             dtype=hardware.torch_dtype,
-            quantization_config=_quantization(settings, hardware),
-            device_map={"": hardware.device if hardware.device == "cpu" else 0},
+            quantization_config=_quantization(settings, hardware, processes),
+            device_map=_places(hardware, processes),
         )
         for module in model.modules():
             # bitsandbytes repacks 4-bit layers for inference on a CPU with AVX-512 BF16 and then
@@ -61,15 +63,26 @@ def load_base(base: Base, settings: TrainSettings, hardware: Hardware) -> Any:
         return model
 
 
-def _quantization(settings: TrainSettings, hardware: Hardware) -> Any:
+def _places(hardware: Hardware, processes: Processes) -> dict[str, str | int] | None:
+    """Where the weights go: all on one device; None where FSDP shares them out."""
+    if processes.sharded:
+        return None
+    return {"": "cpu" if hardware.device == "cpu" else processes.local_index}
+
+
+def _quantization(settings: TrainSettings, hardware: Hardware, processes: Processes) -> Any:
     from transformers import BitsAndBytesConfig
 
     if settings.quantization == "nf4":
+        # FSDP flattens a layer's weights into one tensor: the packed 4-bit ones have to look like
+        # the others (S. Mangrulkar et al., "You can now train a 70b language model at home", 2024).
+        storage = {"bnb_4bit_quant_storage": hardware.torch_dtype} if processes.sharded else {}
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=hardware.torch_dtype,
+            **storage,
         )
     if settings.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from registry import UsageError
+from registry.details import evaluation_tables
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from train.evaluation.scores import Score
+    from train.progress import Reporter
     from train.run import TrainResult
 
 
@@ -29,10 +32,14 @@ def _list_settings(wanted: bool) -> None:
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
-        Path, typer.Option(help="Rows to train on: .jsonl, .json, .csv, .tsv or .parquet.")
-    ],
-    name: Annotated[str, typer.Option(help="Name of the adapter; a new version of it is made.")],
+        Path | None,
+        typer.Option(help="Rows to train on: .jsonl, .json, .csv, .tsv or .parquet."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the adapter; a new version of it is made.")
+    ] = None,
     base: Annotated[
         str, typer.Option(help="Base model: the default, a Hugging Face id or a local folder.")
     ] = "smollm2-135m-instruct",
@@ -50,6 +57,14 @@ def train(
     publish: Annotated[
         bool, typer.Option("--publish/--no-publish", help="Publish the adapter in the registry.")
     ] = True,
+    resumed: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Go on with a run that was stopped, by its id or folder; its settings hold.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the result as JSON, progress to stderr.")
     ] = False,
@@ -66,7 +81,8 @@ def train(
     """Train a QLoRA adapter on your rows, evaluate it on held-out ones, publish a version.
 
     Rows are prompt and completion, messages, or Llama-2's text with \\[INST], in JSON lines, CSV or
-    Parquet. Only the answers are trained. Nothing is published unless all went well.
+    Parquet. Only the answers are trained. Nothing is published unless all went well; a run that was
+    stopped, by Ctrl-C or a crash, can be resumed.
 
     \b
     Examples:
@@ -75,33 +91,73 @@ def train(
       lorikeet train --data rows.jsonl --name support --base org/model --no-publish --json
       lorikeet train --data rows.jsonl --eval-data held-out.jsonl --name support \\
         --config recipe.yaml
+      lorikeet train --resume support-20261124-150103
+      accelerate launch -m lorikeet train --data rows.jsonl --name support
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
     from rich.console import Console
 
     from train.hardware import yield_idle_cores
-    from train.progress import reporting
+    from train.processes import launched
+    from train.progress import SilentReporter, reporting
     from train.settings_file import load_settings
 
+    if resumed is not None:
+        _refuse_beside_resume(context)
+    elif data is None or name is None:
+        raise UsageError(
+            "--data and --name are needed", remedy="or --resume RUN, to go on with a run"
+        )
     settings = load_settings(config, overrides or [])
     yield_idle_cores()
-    from train.run import TrainRequest, run
+    from train.run import TrainRequest, resume, run
 
-    request = TrainRequest(
-        data=data,
-        name=name,
-        base=base,
-        settings=settings,
-        eval_data=eval_data,
-        publish=publish,
-    )
+    def start(reporter: "Reporter") -> "TrainResult":
+        if resumed is not None:
+            return resume(resumed, reporter=reporter)
+        assert data is not None
+        assert name is not None
+        request = TrainRequest(
+            data=data,
+            name=name,
+            base=base,
+            settings=settings,
+            eval_data=eval_data,
+            publish=publish,
+        )
+        return run(request, reporter)
+
+    if not launched().is_first:
+        start(SilentReporter())
+        return
     with reporting(Console(stderr=True)) as reporter:
-        result = run(request, reporter)
+        result = start(reporter)
     if as_json:
         typer.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
     else:
         _show(Console(), result)
+
+
+def _refuse_beside_resume(context: typer.Context) -> None:
+    """Raise UsageError where options are given that a resumed run has already."""
+    given = [
+        "--" + parameter.replace("_", "-")
+        for parameter in ("data", "name", "base", "config", "eval_data", "publish")
+        if _was_given(context, parameter)
+    ]
+    if _was_given(context, "overrides"):
+        given.append("--set")
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: a resumed run has its own",
+            remedy="give --resume alone, or start a new run without it",
+        )
+
+
+def _was_given(context: typer.Context, parameter: str) -> bool:
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _show(console: "Console", result: "TrainResult") -> None:
@@ -113,37 +169,13 @@ def _show(console: "Console", result: "TrainResult") -> None:
         highlight=False,
     )
     if result.evaluation is not None:
-        _show_scores(console, result)
+        for table in evaluation_tables(result.evaluation.as_dict()):
+            console.print(table)
     if result.version is None:
         console.print("not published (--no-publish)", highlight=False)
+        console.print(f"  run:       {result.run}", highlight=False, soft_wrap=True)
     else:
         console.print(f"published {result.version.reference}", highlight=False, style="bold")
         console.print(f"  serve it:  lorikeet serve --base {result.base}", highlight=False)
         console.print(f'  ask it:    lorikeet ask {result.name} "…"', highlight=False)
-
-
-def _show_scores(console: "Console", result: "TrainResult") -> None:
-    from rich.table import Table
-
-    evaluation = result.evaluation
-    assert evaluation is not None
-    table = Table(box=None, pad_edge=False)
-    for column in ("held-out rows", "right", "accuracy", "95 % interval", "token F1", "loss"):
-        table.add_column(column, justify="left" if column == "held-out rows" else "right")
-
-    def add(who: str, score: "Score") -> None:
-        table.add_row(
-            who,
-            f"{score.correct}/{score.rows}",
-            f"{score.accuracy:.1%}",
-            f"{score.low:.1%} to {score.high:.1%}",
-            f"{score.token_f1:.2f}",
-            "" if score.loss is None else f"{score.loss:.3f}",
-        )
-
-    if evaluation.base is not None:
-        add("base", evaluation.base)
-    if evaluation.few_shot is not None:
-        add(f"base, {evaluation.few_shot_examples} examples in the prompt", evaluation.few_shot)
-    add(f"adapter {result.name}", evaluation.adapter)
-    console.print(table)
+        console.print(f"  run:       {result.run}", highlight=False, soft_wrap=True)

@@ -5,12 +5,18 @@
     LorikeetError
     ├── UsageError (exit code 2)
     │   ├── SettingsError         unknown or impossible settings; `.problems` lists every one
-    │   └── DataFileMissing       no such file, or not a kind of file that is read
+    │   ├── DataFileMissing       no such file, or not a kind of file that is read
+    │   └── NothingToResume       the run has succeeded: nothing is left to do
     ├── DataError (exit code 1)   the data cannot be trained on; `.problems` lists rows
     ├── BaseNotTrainable          the base model cannot be trained: no chat template, no layers
     ├── TrainingFailed            a training library failed; the original is the cause
     │   ├── LossNotFinite         the loss or the weights became NaN or infinite
     │   └── OutOfMemory           the device or the machine has no memory left
+    ├── UnknownRun                no run of that id, and no run's folder there
+    ├── RunDamaged                a file of the run's folder is missing or cannot be read
+    ├── RunChanged                the data or the base is no longer what the run began with
+    ├── NameBusy                  another run trains an adapter of that name
+    ├── ServerFailed              a running server does not answer, or refuses
     └── Interrupted (exit 130)    stopped by Ctrl-C; nothing was published
 """
 
@@ -38,6 +44,10 @@ class SettingsError(UsageError):
 
 class DataFileMissing(UsageError):
     """The data file is not there, or its kind is not one that is read."""
+
+
+class NothingToResume(UsageError):
+    """The run cannot be gone on with: it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,26 @@ class LossNotFinite(TrainingFailed):
 
 class OutOfMemory(TrainingFailed):
     """No memory left, on the device or in the machine."""
+
+
+class UnknownRun(LorikeetError):
+    """There is no run of that id, nor a run's folder of that path."""
+
+
+class RunDamaged(LorikeetError):
+    """A file that the run needs is missing from its folder, or cannot be read."""
+
+
+class RunChanged(LorikeetError):
+    """Data or base are no longer those that the run began with: resuming would mix the two."""
+
+
+class NameBusy(LorikeetError):
+    """A run of that name is under way, in this process or another one."""
+
+
+class ServerFailed(LorikeetError):
+    """A running server does not answer, or refuses what it was asked."""
 
 
 class Interrupted(LorikeetError):

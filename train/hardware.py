@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from train.errors import TrainingFailed
+from train.processes import launched
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -48,27 +49,36 @@ def yield_idle_cores() -> None:
 
 
 def detect(settings: TrainSettings) -> Hardware:
-    """The hardware to train on: the first CUDA device where there is one, else the CPU.
+    """The hardware to train on: this process's CUDA device where there is one, else the CPU.
+
+    Several processes on one machine share its cores out.
 
     `dtype: auto` is float32 on every CPU (bfloat16 products are 10 to 100 times slower on one
     without AVX-512 BF16) and on a GPU older than Ampere, and bfloat16 on any other GPU.
     """
     import torch
 
-    threads = settings.threads or usable_cores()
+    processes = launched()
+    threads = settings.threads or max(1, usable_cores() // processes.local_count)
     if not torch.cuda.is_available():
+        if processes.sharded:
+            raise TrainingFailed(
+                "FSDP shares a model out over GPUs, and there is none here",
+                remedy="launch without FSDP",
+            )
         dtype = "float32" if settings.dtype == "auto" else settings.dtype
         return Hardware("cpu", _cpu_name(), dtype, threads)
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if settings.dtype == "bfloat16" and not has_bfloat16:
         raise TrainingFailed(
-            f"{torch.cuda.get_device_name(0)} has no bfloat16", remedy="--set dtype=float32"
+            f"{torch.cuda.get_device_name(processes.local_index)} has no bfloat16",
+            remedy="--set dtype=float32",
         )
     if settings.dtype == "auto":
         dtype = "bfloat16" if has_bfloat16 else "float32"
     else:
         dtype = settings.dtype
-    return Hardware("cuda", str(torch.cuda.get_device_name(0)), dtype, threads)
+    return Hardware("cuda", str(torch.cuda.get_device_name(processes.local_index)), dtype, threads)
 
 
 def _cpu_name() -> str:

@@ -13,7 +13,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
 
 SERVABLE_RANK = 64
-"""The highest rank that the registry accepts with its default limits."""
+"""The highest rank that the registry accepts with its default limits; a test compares the two."""
 
 
 class TrainSettings(BaseModel):
@@ -63,7 +63,8 @@ class TrainSettings(BaseModel):
     # Checkpoints and held-out loss while training
     checkpoint_steps: Positive | None = Field(
         default=None,
-        description="optimiser steps between checkpoints; default: ten checkpoints a run",
+        description="optimiser steps between checkpoints; default: ten checkpoints a run; with "
+        "early_stopping there is one at each measurement of the held-out loss",
     )
     held_out_steps: Positive | None = Field(
         default=None,
@@ -77,7 +78,9 @@ class TrainSettings(BaseModel):
     )
 
     # Adapter
-    rank: Annotated[int, Field(ge=1, le=SERVABLE_RANK)] = Field(default=16, description="LoRA rank")
+    rank: Annotated[int, Field(ge=1, le=SERVABLE_RANK)] = Field(
+        default=16, description=f"LoRA rank; a server takes at most {SERVABLE_RANK}"
+    )
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
         description="LoRA alpha, the delta is scaled by alpha / rank; default: 2 × rank",
@@ -106,7 +109,7 @@ class TrainSettings(BaseModel):
     packing: bool = Field(
         default=False,
         description="put short rows into one sequence of max_length tokens, none seeing another; "
-        "else rows of like length make a batch",
+        "batch_size then counts sequences; else rows of like length make a batch",
     )
     share_prefix: bool = Field(
         default=True,

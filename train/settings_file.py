@@ -83,6 +83,23 @@ def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> 
     return _validated(values, problems)
 
 
+def settings_of(training: Mapping[str, Any] | None) -> TrainSettings:
+    """The settings in the training record of a manifest.
+
+    An adapter without one was made elsewhere, so its base is taken as it is, not quantised.
+    """
+    recorded = (training or {}).get("settings")
+    if not isinstance(recorded, Mapping):
+        return TrainSettings(quantization="none")
+    known = {key: value for key, value in recorded.items() if key in TrainSettings.model_fields}
+    try:
+        return TrainSettings.model_validate(known)
+    except ValidationError as error:
+        raise SettingsError(
+            [f"the version's training record is not one this lorikeet can read: {error}"]
+        ) from error
+
+
 def _read_config(config: Path, problems: list[str]) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))

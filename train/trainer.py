@@ -1,37 +1,46 @@
-"""The QLoRA run: TRL's SFTTrainer on a quantised base. The only importer of trl and peft.
-
-Rows come tokenised, with labels, so nothing of TRL's own preparation runs. The loss is TRL's `nll`,
-computed at the trained positions only and without its entropy and accuracy bookkeeping.
-"""
+"""The QLoRA run: a LoRA adapter on a quantised base, from its last checkpoint to its end."""
 
 import json
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from registry import Base
-from train.batches import Collator, answer_logits, answer_loss, can_share_prefix
+from train.answer_trainer import Schedule, make_trainer
 from train.data.masking import Encoded
 from train.errors import BaseNotTrainable, LossNotFinite, SettingsError
 from train.hardware import Hardware
 from train.libraries import library_errors
-from train.progress import Step
+from train.processes import Processes, launched
+from train.runs.checkpoints import Checkpoints, Progress
+from train.runs.folder import RunFolder
+from train.runs.metrics import Metrics
+from train.runs.recorder import OnStep, Tally, add_recorder
 from train.settings import TrainSettings
 
-if TYPE_CHECKING:
-    import torch
+_WEIGHTS_FILE = "adapter_model.safetensors"
+_ADAPTER_FILES = ("adapter_config.json", _WEIGHTS_FILE)
 
-OnStep = Callable[[Step], None]
 
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The checkpoint that was kept: the one of `measurements` with the lowest held-out loss."""
+
+    step: int
+    held_out_loss: float
+    measurements: int
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained PEFT model and what it took; tokens are those of the rows seen, padding not."""
+    """A trained PEFT model and what it took; tokens are those of the rows seen, padding not.
+
+    `best` is None where the last step's weights were kept. `state` holds the weights where the
+    model's own are shards (FSDP).
+    """
 
     model: Any
     targets: tuple[str, ...]
@@ -40,6 +49,8 @@ class Trained:
     trained_tokens: int
     seconds: float
     losses: tuple[float, ...]
+    best: Best | None = None
+    state: Any = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -82,45 +93,89 @@ def train_adapter(
     settings: TrainSettings,
     hardware: Hardware,
     on_step: OnStep | None = None,
+    *,
+    held_out: Sequence[Encoded] = (),
+    run: RunFolder | None = None,
 ) -> Trained:
-    """Train a LoRA adapter on `rows` and give the PEFT model back, in memory only.
+    """Train a LoRA adapter on `rows` and give the PEFT model back.
 
-    One seed gives one adapter, bit for bit, on one kind of CPU with one number of threads. Raises
-    LossNotFinite at the first step whose loss, gradient or weights are not finite.
+    With a `run`, its metrics and checkpoints are written there, and training goes on after the last
+    whole checkpoint that is there; else nothing stays on the disk. One seed gives one adapter, bit
+    for bit, on one kind of CPU with one number of threads, interrupted or not.
+
+    Raises LossNotFinite at the first step whose loss, gradient or weights are not finite, DiskFull
+    where a checkpoint finds no room.
     """
     import torch
 
+    processes = launched()
     targets = resolve_targets(model, settings)
-    with tempfile.TemporaryDirectory(prefix="lorikeet-train-") as scratch:
+    with ExitStack() as stack:
+        folder = run.path if run else Path(stack.enter_context(_scratch()))
+        checkpoints = Checkpoints(run.checkpoints if run else folder / "checkpoints")
+        metrics = Metrics(run.metrics if run else folder / "metrics.jsonl")
+        latest = _take_up(checkpoints, metrics, processes)
+        tally = Tally.after(latest)
         with library_errors("preparing the training"):
-            trainer = _make_trainer(
-                model, tokenizer, rows, settings, hardware, targets, Path(scratch), on_step
+            trainer = make_trainer(
+                model,
+                tokenizer,
+                rows,
+                held_out,
+                settings,
+                hardware,
+                processes,
+                targets,
+                Schedule.of(settings, saves=run is not None, has_held_out=bool(held_out)),
+                checkpoints,
+                run.id if run else "lorikeet",
+                run.trackers if run else folder,
+                tally.add,
             )
-        started = time.monotonic()
+            add_recorder(trainer, tally, checkpoints, metrics, processes, on_step)
         with library_errors("training"):
-            trainer.train()
-        seconds = time.monotonic() - started
-    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
-        raise LossNotFinite(trainer.state.global_step)
-    return Trained(
-        model=trainer.model,
-        targets=targets,
-        steps=trainer.state.global_step,
-        tokens=trainer.tokens,
-        trained_tokens=trainer.trained_tokens,
-        seconds=seconds,
-        losses=tuple(trainer.losses),
-    )
+            if latest is not None and latest.done:
+                _load_weights(trainer.model, checkpoints.path(latest.best_step or latest.step))
+                steps, best_step, seconds = latest.step, latest.best_step, latest.seconds
+            else:
+                start = str(checkpoints.path(latest.step)) if latest else None
+                trainer.train(resume_from_checkpoint=start)
+                state = trainer.state
+                steps, best_step, seconds = state.global_step, state.best_global_step, tally.seconds
+        weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+            raise LossNotFinite(steps)
+        measured = metrics.held_out()
+        return Trained(
+            model=trainer.model,
+            targets=targets,
+            steps=steps,
+            tokens=tally.tokens,
+            trained_tokens=tally.trained_tokens,
+            seconds=seconds,
+            losses=tuple(metrics.losses()),
+            best=Best(best_step, measured[best_step], len(measured))
+            if best_step in measured
+            else None,
+            state=trainer.accelerator.get_state_dict(trainer.model) if processes.sharded else None,
+        )
 
 
-def save_adapter(model: Any, base: Base, folder: Path) -> None:
-    """Write PEFT's two files into `folder`, nothing else, with the base named by its id."""
+def save_adapter(model: Any, base: Base, folder: Path, state: Any = None) -> None:
+    """Write PEFT's two files into `folder`, nothing else, with the base named by its id.
+
+    `state` are the weights of a `model` that holds shards, as `Trained` has it.
+    """
+    from accelerate.utils import extract_model_from_parallel
+
     with library_errors("saving the adapter"):
+        model = extract_model_from_parallel(model)
         model.peft_config["default"].base_model_name_or_path = base.id
         model.peft_config["default"].revision = base.revision
         # "auto" would look the base's id up on the hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(
+            folder, safe_serialization=True, save_embedding_layers=False, state_dict=state
+        )
         for path in folder.iterdir():
             if path.name not in _ADAPTER_FILES:
                 path.unlink()
@@ -132,134 +187,22 @@ def save_adapter(model: Any, base: Base, folder: Path) -> None:
         config_file.write_text(text + "\n", encoding="utf-8")
 
 
-def _make_trainer(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Encoded],
-    settings: TrainSettings,
-    hardware: Hardware,
-    targets: tuple[str, ...],
-    scratch: Path,
-    on_step: OnStep | None,
-) -> Any:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PrinterCallback, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    checkpoints = settings.gradient_checkpointing
-    if checkpoints == "auto":
-        checkpoints = hardware.device == "cuda"
-    shares = settings.share_prefix and not checkpoints and can_share_prefix(model)
-
-    class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer whose loss is that of the answers, computed there and nowhere else."""
-
-        tokens = 0
-        trained_tokens = 0
-        losses: list[float]
-
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, "torch.Tensor"],
-            return_outputs: bool = False,
-            num_items_in_batch: "torch.Tensor | int | None" = None,
-        ) -> "torch.Tensor":
-            """The sum over this batch's trained tokens, over those of the whole step."""
-            assert not return_outputs, "no evaluation runs inside the trainer"
-            logits, labels = answer_logits(model, inputs)
-            in_batch = int((labels >= 0).sum())
-            loss = answer_loss(logits, labels) / (num_items_in_batch or max(1, in_batch))
-            if not bool(loss.isfinite()):
-                raise LossNotFinite(self.state.global_step + 1)
-            self.trained_tokens += in_batch
-            self.tokens += int(inputs["attention_mask"].sum())
-            return loss
-
-    class Reporter(TrainerCallback):  # type: ignore[misc]
-        """Tells every optimiser step, and stops the run at a gradient that is not finite."""
-
-        def __init__(self) -> None:
-            self._started = time.monotonic()
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._started = time.monotonic()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
-            if "loss" not in logs:
-                return
-            loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-            if not (abs(loss) < float("inf") and abs(norm) < float("inf")):
-                raise LossNotFinite(state.global_step)
-            trainer.losses.append(loss)
-            if on_step:
-                seconds = time.monotonic() - self._started
-                on_step(Step(state.global_step, state.max_steps, loss, trainer.tokens, seconds))
-
-    config = SFTConfig(
-        output_dir=str(scratch),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=_scheduler(settings),
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        bf16=hardware.dtype == "bfloat16",
-        use_cpu=hardware.device == "cpu",
-        gradient_checkpointing=bool(checkpoints),
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
-        dataloader_pin_memory=hardware.device == "cuda",
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    if hardware.device == "cuda" and config.world_size == 1:
-        config._n_gpu = 1  # one process trains on one GPU, however many there are
-    trainer = AnswerTrainer(
-        model=model,
-        args=config,
-        data_collator=Collator(tokenizer.pad_token_id, share_prefix=bool(shares)),
-        train_dataset=Dataset.from_dict(
-            {
-                "input_ids": [list(row.input_ids) for row in rows],
-                "labels": [list(row.labels) for row in rows],
-                "length": [len(row.input_ids) for row in rows],
-            }
-        ),
-        processing_class=tokenizer,
-        callbacks=[Reporter()],
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings.rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.dropout,
-            target_modules=list(targets),
-            bias="none",
-        ),
-    )
-    trainer.losses = []
-    trainer.remove_callback(PrinterCallback)
-    for weight in trainer.model.parameters():
-        # TRL makes the adapter of a quantised base bfloat16: too coarse for AdamW's small updates,
-        # and slow on CPUs. The optimiser is made later, of the weights as they are now.
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    return trainer
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="lorikeet-train-")
 
 
-def _scheduler(settings: TrainSettings) -> str:
-    return "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
+def _take_up(checkpoints: Checkpoints, metrics: Metrics, processes: Processes) -> Progress | None:
+    """Clear away what was not finished; the checkpoint to go on from, in every process."""
+    latest = None
+    if processes.is_first:
+        checkpoints.remove_unfinished()
+        latest = checkpoints.latest()
+        metrics.cut(latest.step if latest else 0)
+    return processes.tell(latest)
+
+
+def _load_weights(model: Any, checkpoint: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(checkpoint / _WEIGHTS_FILE))

@@ -1,23 +1,43 @@
 """Whole runs on the tiny base: what is published, and that failures publish nothing."""
 
 import json
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from registry import BadReference, Registry, RegistrySettings, UnknownBase, UsageError
-from train.errors import DataError, DataFileMissing, Interrupted, LossNotFinite
+from registry import BadReference, DiskFull, Registry, RegistrySettings, UnknownBase, UsageError
+from train import answer_trainer
+from train.data.parts import read_part
+from train.errors import (
+    DataError,
+    DataFileMissing,
+    Interrupted,
+    LossNotFinite,
+    NameBusy,
+    NothingToResume,
+    RunChanged,
+    SettingsError,
+    UnknownRun,
+)
 from train.progress import SilentReporter, Step
-from train.run import TrainRequest, run
+from train.run import TrainRequest, resume, run
+from train.runs.checkpoints import Checkpoints
+from train.runs.folder import RunFolder, list_runs
+from train.runs.lock import hold_name
 from train.settings import TrainSettings
+from train.settings_file import load_settings
 
 COLOURS = ("blue", "green", "white")
 ROWS = [{"prompt": f"What colour is thing {n}?", "completion": COLOURS[n % 3]} for n in range(12)]
-QUICK = TrainSettings(epochs=1, batch_size=4, learning_rate=2e-2, rank=4, eval_fraction=0.25)
+QUICK = TrainSettings(
+    epochs=1, batch_size=4, learning_rate=2e-2, rank=4, eval_fraction=0.25, threads=1
+)
 
 WriteRows = Callable[..., Path]
 
@@ -27,6 +47,7 @@ class Listener(SilentReporter):
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.notes: list[str] = []
+        self.steps: list[int] = []
         self.evaluated: dict[str, tuple[int, int]] = {}
         self._stop_at = stop_at
 
@@ -34,6 +55,7 @@ class Listener(SilentReporter):
         self.notes.append(text)
 
     def step(self, step: Step) -> None:
+        self.steps.append(step.number)
         if step.number == self._stop_at:
             raise KeyboardInterrupt
 
@@ -48,6 +70,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+def left_in(scratch: Path) -> list[str]:
+    """The names in the folder but for torch's own cache."""
+    return [path.name for path in scratch.iterdir() if not path.name.startswith("torchinductor")]
 
 
 def test_a_run_publishes_a_version_with_its_training_and_evaluation(
@@ -78,7 +105,47 @@ def test_a_run_publishes_a_version_with_its_training_and_evaluation(
     assert "9 rows" in listener.notes[-1]
     assert json.loads(json.dumps(result.as_dict()))["version"] == "colours@1"
     assert str(tiny_base) not in version.path.joinpath("adapter_config.json").read_text()
-    assert list(scratch.iterdir()) == []
+    assert left_in(scratch) == []
+    folder = RunFolder(result.run)
+    assert manifest.training["run"] == folder.id == result.as_dict()["run"]
+    assert folder.record.version == "colours@1"
+    assert json.loads(folder.evaluation.read_text()) == manifest.evaluation
+
+
+def test_the_folder_of_a_run_holds_what_it_takes_to_repeat_it(
+    home: Path, tiny_base: Path, write_rows: WriteRows
+) -> None:
+    data = write_rows(*ROWS)
+    result = run(TrainRequest(data, "colours", tiny_base, QUICK, publish=False))
+    folder = RunFolder.open(RegistrySettings(home=home), result.run.name)
+    assert folder.path == home / "runs" / folder.id
+    record = folder.record
+    assert (record.status, record.version, record.publish) == ("succeeded", None, False)
+    assert (record.base, record.data) == (str(tiny_base), str(data))
+    assert load_settings(folder.settings_file) == QUICK
+    inputs = json.loads(folder.data_file.read_text())
+    assert (inputs["data"]["rows"], inputs["held_out"]["rows"]) == (9, 3)
+    assert inputs["data"]["sha256"] == inputs["held_out"]["sha256"]
+    assert 0 < inputs["data"]["trained_tokens"] < inputs["data"]["tokens"]
+    held_out = read_part(folder.held_out, QUICK).chats
+    assert len(held_out) == 3
+    assert len(read_part(folder.few_shot, QUICK).chats) == 5
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    assert set(lines[0]) == {
+        *("step", "epoch", "loss", "grad_norm", "learning_rate"),
+        *("tokens", "trained_tokens", "seconds"),
+    }
+    assert lines[2]["tokens"] == inputs["data"]["tokens"]
+    assert result.evaluation is not None
+    assert lines[3] == {"step": 3, "held_out_loss": result.evaluation.adapter.loss}
+    assert {path.name for path in folder.adapter.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert not folder.checkpoints.exists()
+    with pytest.raises(NothingToResume, match="has succeeded"):
+        resume(folder.id)
 
 
 def test_the_held_out_file_is_the_one_evaluated_and_publishing_can_be_off(
@@ -99,15 +166,140 @@ def test_the_held_out_file_is_the_one_evaluated_and_publishing_can_be_off(
         assert registry.list() == []
 
 
-def test_ctrl_c_publishes_nothing_and_leaves_nothing(
+def test_ctrl_c_publishes_nothing_and_the_run_can_be_gone_on_with(
     home: Path, tiny_base: Path, write_rows: WriteRows, scratch: Path
 ) -> None:
+    settings = QUICK.model_copy(update={"checkpoint_steps": 1})
+    request = TrainRequest(write_rows(*ROWS), "colours", tiny_base, settings)
     with pytest.raises(Interrupted, match="nothing was published") as caught:
-        run(TrainRequest(write_rows(*ROWS), "colours", tiny_base, QUICK), Listener(stop_at=2))
+        run(request, Listener(stop_at=2))
     assert caught.value.exit_code == 130
+    [folder] = list_runs(RegistrySettings(home=home))
+    assert caught.value.remedy == f"go on after step 1 with: lorikeet train --resume {folder.id}"
+    assert folder.record.status == "stopped"
     with Registry.open(RegistrySettings(home=home)) as registry:
         assert registry.list() == []
-    assert list(scratch.iterdir()) == []
+    assert left_in(scratch) == []
+    listener = Listener()
+    result = resume(folder.path, reporter=listener)
+    assert listener.steps == [2, 3]
+    assert result.version is not None
+    assert result.version.reference == "colours@1"
+    assert len(result.training["losses"]) == 3
+
+
+def test_a_run_whose_data_or_base_changed_is_not_gone_on_with(
+    home: Path, tiny_base: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    data, held_out = write_rows(*ROWS), write_rows(ROWS[0], {**ROWS[1], "prompt": "?"}, name="h")
+    held_out = held_out.rename(tmp_path / "held.jsonl")
+    request = TrainRequest(data, "colours", base, QUICK, eval_data=held_out)
+    with pytest.raises(Interrupted):
+        run(request, Listener(stop_at=2))
+    [folder] = list_runs(RegistrySettings(home=home))
+    for path, what in ((data, "training data"), (held_out, "held-out data")):
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        with pytest.raises(RunChanged, match=rf"the {what} of run .* has changed.*{path.name}"):
+            resume(folder.id)
+        path.write_bytes(content)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"][0] = 2
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunChanged, match="the base of run"):
+        resume(folder.id)
+    with pytest.raises(UnknownRun):
+        resume("colours-1")
+
+
+def test_two_runs_of_one_name_do_not_meet(
+    home: Path, tiny_base: Path, write_rows: WriteRows
+) -> None:
+    request = TrainRequest(write_rows(*ROWS), "colours", tiny_base, QUICK)
+    with hold_name(RegistrySettings(home=home), "colours") as lock:
+        lock.announce("colours-1")
+        with pytest.raises(NameBusy, match="run colours-1 trains an adapter named colours"):
+            run(request)
+    assert list_runs(RegistrySettings(home=home)) == []
+
+
+class FullDisk(Listener):
+    """From step 3 on no file may be longer than 16 KiB: the kernel refuses the write."""
+
+    def step(self, step: Step) -> None:
+        super().step(step)
+        if step.number == 3:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, hard))
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_last_good_one(
+    home: Path, tiny_base: Path, write_rows: WriteRows
+) -> None:
+    settings = QUICK.model_copy(update={"epochs": 2, "checkpoint_steps": 2, "baselines": False})
+    request = TrainRequest(write_rows(*ROWS), "colours", tiny_base, settings)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(DiskFull, match="checkpoint of step 4; that of step 2 stays") as caught:
+            run(request, FullDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    [folder] = list_runs(RegistrySettings(home=home))
+    assert f"lorikeet train --resume {folder.id}" in str(caught.value.remedy)
+    assert folder.record.status == "failed"
+    assert "no disk space" in str(folder.record.error)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["checkpoint-2"]
+    listener = Listener()
+    assert resume(folder.id, reporter=listener).version is not None
+    assert listener.steps == [3, 4, 5, 6]
+    assert folder.record.error is None
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 1e38])
+def test_divergence_keeps_the_last_good_checkpoint_and_publishes_nothing(
+    home: Path,
+    tiny_base: Path,
+    write_rows: WriteRows,
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+) -> None:
+    """A loss that is not a number, and one that is but whose gradient's norm is infinite."""
+    settings = QUICK.model_copy(update={"epochs": 2, "checkpoint_steps": 2})
+    original, calls = answer_trainer.answer_loss, []
+
+    def answer_loss(*arguments: Any) -> Any:
+        calls.append(1)
+        return original(*arguments) * (factor if len(calls) > 3 else 1.0)
+
+    monkeypatch.setattr(answer_trainer, "answer_loss", answer_loss)
+    with pytest.raises(LossNotFinite, match="step 4") as caught:
+        run(TrainRequest(write_rows(*ROWS), "colours", tiny_base, settings))
+    [folder] = list_runs(RegistrySettings(home=home))
+    kept = Checkpoints(folder.checkpoints).latest()
+    assert kept is not None
+    assert kept.step == 2
+    assert str(Checkpoints(folder.checkpoints).path(2)) in str(caught.value.remedy)
+    assert "lower learning_rate" in str(caught.value.remedy)
+    assert folder.record.status == "failed"
+    assert not folder.adapter.exists()
+    with Registry.open(RegistrySettings(home=home)) as registry:
+        assert registry.list() == []
+
+
+def test_rslora_is_published_and_early_stopping_needs_held_out_rows(
+    home: Path, tiny_base: Path, write_rows: WriteRows
+) -> None:
+    data = write_rows(*ROWS)
+    update = {"rslora": True, "rank": 64, "baselines": False, "max_steps": 1}
+    result = run(TrainRequest(data, "colours", tiny_base, QUICK.model_copy(update=update)))
+    assert result.version is not None
+    config = json.loads((result.version.path / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["r"]) == (True, 64)
+    settings = QUICK.model_copy(update={"early_stopping": 2, "eval_fraction": 0.0})
+    with pytest.raises(SettingsError, match="early_stopping: there are no held-out rows"):
+        run(TrainRequest(data, "colours", tiny_base, settings))
 
 
 def test_a_loss_that_is_not_finite_publishes_nothing(
@@ -122,7 +314,7 @@ def test_a_loss_that_is_not_finite_publishes_nothing(
         run(TrainRequest(write_rows(*ROWS), "colours", broken, QUICK))
     with Registry.open(RegistrySettings(home=home)) as registry:
         assert registry.list() == []
-    assert list(scratch.iterdir()) == []
+    assert left_in(scratch) == []
 
 
 def test_bad_input_is_refused_before_any_model_is_loaded(

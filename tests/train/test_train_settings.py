@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from registry.preflight import Limits
 from train.errors import SettingsError
-from train.settings import TrainSettings
+from train.settings import SERVABLE_RANK, TrainSettings
 from train.settings_file import load_settings
 
 
@@ -46,6 +47,12 @@ def test_every_mistake_is_told_at_once_and_an_unknown_name_gets_the_nearest() ->
     "override",
     [
         "learning_rate=.inf",
+        "learning_rate=.nan",
+        "learning_rate=nan",
+        "optimizer=sgd",
+        "report_to=mlflow",
+        "early_stopping=0",
+        "checkpoint_steps=0",
         "learning_rate=-1",
         "rank=65",
         "eval_fraction=1",
@@ -71,6 +78,41 @@ def test_a_file_that_holds_no_settings_is_one_error(tmp_path: Path, content: str
     config.write_bytes(content.encode("latin-1"))
     with pytest.raises(SettingsError, match=r"recipe\.yaml"):
         load_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("dora=true", "vLLM does not serve it"),
+        ("use_dora=true", "vLLM does not serve it"),
+        ("init_lora_weights=pissa", "would not fit the base that is served"),
+        ("modules_to_save=[lm_head]", "replace the base's for everybody"),
+        ("targets=[q_proj, lm_head]", "an adapter on lm_head cannot be served"),
+        ("targets=embed_tokens", "an adapter on embed_tokens cannot be served"),
+        ("new_tokens=[a]", "change the embedding that all adapters share"),
+        ("bias=all", "vLLM does not serve them"),
+        ("rank_pattern={}", "ranks and alphas by layer are not served"),
+        ("chat_template=x", "the base's own template"),
+        ("rank=128", "a server takes at most 64"),
+    ],
+)
+def test_settings_whose_adapter_could_not_be_served_are_refused_with_the_reason(
+    override: str, reason: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, [override])
+    [problem] = caught.value.problems
+    assert problem.startswith(override.partition("=")[0])
+    assert reason in problem
+
+
+def test_the_highest_rank_is_the_one_that_the_registry_takes() -> None:
+    assert Limits().max_rank == SERVABLE_RANK
+
+
+def test_trackers_may_be_written_with_commas() -> None:
+    assert load_settings(None, ["report_to=wandb, trackio"]).report_to == ("wandb", "trackio")
+    assert load_settings(None, ["report_to=none"]).report_to == ()
 
 
 def test_a_missing_file_is_one_error(tmp_path: Path) -> None:

@@ -9,18 +9,27 @@ import pytest
 import torch
 
 from registry import Base, DiskFull, RegistrySettings, UnknownAdapter, resolve_base
-from train import base_model, trainer
-from train.batches import Collator, answer_logits, answer_loss, can_share_prefix, prefix_length
-from train.data.formats import Chat, Message
+from train import base_model, trackers, trainer
+from train.answer_trainer import Schedule, _config, optimiser
+from train.batches import (
+    Collator,
+    LengthOrder,
+    answer_logits,
+    answer_loss,
+    can_share_prefix,
+    prefix_length,
+)
+from train.data.chat import Chat, Message
 from train.data.masking import IGNORED, ChatEncoder, Encoded
 from train.errors import LossNotFinite, OutOfMemory, SettingsError, TrainingFailed
 from train.evaluation.generation import greedy_answers, mean_loss
 from train.hardware import Hardware
 from train.libraries import library_errors
+from train.processes import Processes
 from train.progress import Step
 from train.settings import TrainSettings
 
-CPU = Hardware("cpu", "test", "float32", threads=2)
+CPU = Hardware("cpu", "test", "float32", threads=1)
 QUICK = TrainSettings(
     epochs=3, batch_size=4, learning_rate=2e-2, rank=4, scheduler="constant", warmup=0.0
 )
@@ -179,6 +188,78 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     with pytest.raises(LossNotFinite, match="step 1") as caught:
         trainer.train_adapter(model, tokenizer, rows, settings, CPU)
     assert caught.value.remedy is not None
+
+
+def test_an_eight_bit_optimiser_trains_and_the_paged_one_needs_a_gpu(
+    base: Base, tokenizer: Any, rows: list[Encoded]
+) -> None:
+    settings = QUICK.model_copy(update={"optimizer": "adamw_8bit"})
+    model = base_model.load_base(base, settings, CPU)
+    trained = trainer.train_adapter(model, tokenizer, rows, settings, CPU)
+    assert trained.losses[-1] < trained.losses[0] - 0.2
+    gpu = Hardware("cuda", "test", "bfloat16", threads=2)
+    assert optimiser(QUICK, CPU) == "adamw_torch"
+    assert optimiser(QUICK, gpu) == "paged_adamw_8bit"
+    paged = QUICK.model_copy(update={"optimizer": "paged_adamw_8bit"})
+    with pytest.raises(SettingsError, match="on a CPU set adamw or adamw_8bit"):
+        optimiser(paged, CPU)
+
+
+def test_packed_rows_train_to_the_same_losses_as_rows_in_a_batch(
+    base: Base, tokenizer: Any, rows: list[Encoded]
+) -> None:
+    losses = []
+    for update in ({"batch_size": 8}, {"batch_size": 1, "packing": True, "max_length": 512}):
+        settings = QUICK.model_copy(update={"quantization": "none", **update})
+        model = base_model.load_base(base, settings, CPU)
+        trained = trainer.train_adapter(model, tokenizer, rows, settings, CPU)
+        assert trained.tokens == 3 * sum(len(row.input_ids) for row in rows)
+        losses.append(trained.losses)
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_order_of_an_epoch_is_its_own_and_needs_no_other_state() -> None:
+    lengths = [5, 9, 1, 7, 3, 8, 2, 6]
+    orders = []
+    for epoch in (0, 1, 0):
+        torch.rand(3)
+        orders.append(list(LengthOrder(lengths, 2, seed=1, epoch=epoch)))
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("update", "saves", "schedule"),
+    [
+        ({}, True, Schedule(0.1, None)),
+        ({}, False, Schedule(None, None)),
+        ({"checkpoint_steps": 5, "held_out_steps": 2}, True, Schedule(5, 2)),
+        ({"checkpoint_steps": 5, "early_stopping": 1}, True, Schedule(5, 5)),
+        ({"checkpoint_steps": 5, "early_stopping": 1, "held_out_steps": 2}, True, Schedule(2, 2)),
+        ({"early_stopping": 1}, False, Schedule(0.1, 0.1)),
+    ],
+)
+def test_when_to_save_and_to_measure(
+    update: dict[str, int], saves: bool, schedule: Schedule
+) -> None:
+    settings = QUICK.model_copy(update=update)
+    assert Schedule.of(settings, saves=saves, has_held_out=True) == schedule
+    assert Schedule.of(settings, saves=False, has_held_out=False) == Schedule(None, None)
+
+
+def test_trackers_are_passed_on_and_a_missing_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = QUICK.model_copy(update={"report_to": ("trackio", "wandb")})
+    schedule = Schedule(None, None)
+    config = _config(settings, CPU, Processes(), schedule, tmp_path, recomputes=False)
+    assert config.report_to == ["trackio", "wandb"]
+    assert _config(QUICK, CPU, Processes(), schedule, tmp_path, recomputes=False).report_to == []
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None if name == "wandb" else object())
+    with pytest.raises(SettingsError, match="pip install wandb") as caught:
+        trackers.check_trackers(settings)
+    assert len(caught.value.problems) == 1
 
 
 def test_a_layer_that_the_base_does_not_have_is_a_settings_error(
