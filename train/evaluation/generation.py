@@ -1,11 +1,12 @@
-"""Greedy answers and held-out losses from a model in memory, in batches."""
+"""Greedy answers and losses of expected ones from a model in memory, in batches."""
 
 import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from train.batches import Collator, answer_logits, answer_loss, can_share_prefix, prefix_cache
-from train.data.masking import Encoded, common_length
+from train.batches import Collator, answer_logits, can_share_prefix, prefix_cache
+from train.data.masking import IGNORED, Encoded, common_length
+from train.evaluation.scores import RowLoss
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +122,42 @@ class _Batch:
         return picked
 
 
+def row_losses(
+    model: Any,
+    rows: Sequence[Encoded],
+    *,
+    pad_id: int,
+    batch_size: int,
+    on_rows: OnRows | None = None,
+) -> list[RowLoss]:
+    """The loss of each row over its trained tokens, in the order of `rows`."""
+    import torch
+
+    collator = Collator(pad_id, share_prefix=can_share_prefix(model))
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+    losses = [RowLoss(0.0, 0)] * len(rows)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = collator.collate([rows[index] for index in chosen])
+                batch = {key: value.to(model.device) for key, value in batch.items()}
+                logits, labels = answer_logits(model, batch)
+                nats = torch.nn.functional.cross_entropy(
+                    logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+                )
+                sums, tokens = nats.sum(dim=1).tolist(), (labels != IGNORED).sum(dim=1).tolist()
+                for index, total, count in zip(chosen, sums, tokens, strict=True):
+                    losses[index] = RowLoss(total, count)
+                if on_rows:
+                    on_rows(len(chosen))
+    finally:
+        model.train(was_training)
+    return losses
+
+
 def mean_loss(
     model: Any,
     rows: Sequence[Encoded],
@@ -130,21 +167,5 @@ def mean_loss(
     on_rows: OnRows | None = None,
 ) -> float:
     """The mean negative log-likelihood of the trained tokens of `rows`, in nats a token."""
-    import torch
-
-    collator = Collator(pad_id, share_prefix=can_share_prefix(model))
-    ordered = sorted(rows, key=lambda row: len(row.input_ids))
-    was_training = model.training
-    model.eval()
-    total = 0.0
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(ordered), batch_size):
-                chosen = ordered[start : start + batch_size]
-                batch = {k: v.to(model.device) for k, v in collator.collate(chosen).items()}
-                total += float(answer_loss(*answer_logits(model, batch)))
-                if on_rows:
-                    on_rows(len(chosen))
-    finally:
-        model.train(was_training)
-    return total / max(1, sum(row.trained_tokens for row in rows))
+    losses = row_losses(model, rows, pad_id=pad_id, batch_size=batch_size, on_rows=on_rows)
+    return sum(loss.nats for loss in losses) / max(1, sum(loss.tokens for loss in losses))

@@ -1,23 +1,18 @@
-"""How good are the answers: the base as it is, the base with examples in its prompt, the adapter.
-
-The model is a callable from chats to answers, so that the same rows can be put to a model in
-memory, to a server, or to a stand-in.
-"""
+"""How good answers are: equal to what was expected, close to it, and what they cost."""
 
 import math
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from train.data.formats import Chat, Message
-
-Generate = Callable[[Sequence[Sequence[Message]]], list[str]]
-"""Answers to chats that end with the user's turn, in their order."""
+from train.data.chat import Chat, Message
+from train.evaluation.bootstrap import bootstrap_mean, bootstrap_ratio
 
 Task = Literal["labels", "text"]
+Metric = Literal["accuracy", "token_f1"]
 
 _Z_95 = 1.959963984540054
 """The 0.975 quantile of the normal distribution: two-sided 95 %."""
@@ -27,13 +22,48 @@ _PUNCTUATION = string.punctuation + "¡¿«»“”‘’…–—"
 
 
 @dataclass(frozen=True, slots=True)
+class RowLoss:
+    """The loss of one row: the sum over its trained tokens in nats, and how many they are."""
+
+    nats: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model said to the held-out rows, in their order, and what that cost.
+
+    `prompt_tokens` and `seconds` are means of a row; in a batch a row takes its share of the time.
+    `losses` are those of the expected answers, where they were measured.
+    """
+
+    texts: Sequence[str]
+    prompt_tokens: float | None = None
+    seconds: float | None = None
+    losses: Sequence[RowLoss] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Of labels: `counts[i][j]` rows with the label `labels[i]` were answered `labels[j]`.
+
+    The last column counts the answers that are none of the labels.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
-    """How many of `rows` answers are right, and how close the others come.
+    """How many of `rows` answers are right, how close the others come, and what they cost.
 
     `accuracy` is the share of answers equal to what was expected after `normalised`; `low` and
-    `high` bound it with 95 % confidence (Wilson's interval). `contains` is the share of answers
-    in which the expected one stands, `token_f1` the mean overlap of words (SQuAD's F1). `loss` is
-    in nats a token of the expected answers, where it was measured.
+    `high` bound it with 95 % confidence (Wilson's interval: a bootstrap of 12 right out of 12 would
+    claim certainty). `exact_match` is the share that is equal to the letter, `contains` that in
+    which the expected answer stands. `token_f1` is the mean overlap of words (SQuAD's F1), `loss`
+    the mean in nats a token of the expected answers, where it was measured; the bounds of both are
+    those of a bootstrap over rows. `prompt_tokens` and `seconds` are means of a row.
     """
 
     rows: int
@@ -41,24 +71,17 @@ class Score:
     accuracy: float
     low: float
     high: float
+    exact_match: float
     contains: float
     token_f1: float
+    token_f1_low: float
+    token_f1_high: float
     loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The scores on held-out rows. `task` says whether the answers are labels or free text."""
-
-    task: Task
-    adapter: Score
-    base: Score | None = None
-    few_shot: Score | None = None
-    few_shot_examples: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON values, for the manifest."""
-        return asdict(self)
+    loss_low: float | None = None
+    loss_high: float | None = None
+    prompt_tokens: float | None = None
+    seconds: float | None = None
+    confusion: Confusion | None = None
 
 
 def normalised(text: str) -> str:
@@ -101,22 +124,58 @@ def token_f1(answer: str, expected: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def score(answers: Sequence[str], expected: Sequence[str], loss: float | None = None) -> Score:
+def row_scores(answers: Answers, expected: Sequence[str], metric: Metric) -> list[float]:
+    """The metric of each answer, 0 to 1; "accuracy" is 0 or 1 in each row."""
+    pairs = zip(answers.texts, expected, strict=True)
+    if metric == "accuracy":
+        return [float(normalised(answer) == normalised(wanted)) for answer, wanted in pairs]
+    return [token_f1(answer, wanted) for answer, wanted in pairs]
+
+
+def score(answers: Answers, expected: Sequence[str]) -> Score:
     """The score of `answers`, one for each of `expected`."""
-    pairs = list(zip(answers, expected, strict=True))
+    pairs = list(zip(answers.texts, expected, strict=True))
     rows = len(pairs)
-    correct = sum(normalised(answer) == normalised(wanted) for answer, wanted in pairs)
+    correct = int(sum(row_scores(answers, expected, "accuracy")))
     low, high = wilson_interval(correct, rows)
+    overlaps = row_scores(answers, expected, "token_f1")
+    f1 = bootstrap_mean(overlaps)
+    loss = None
+    if answers.losses:
+        loss = bootstrap_ratio(
+            [row.nats for row in answers.losses], [row.tokens for row in answers.losses]
+        )
     return Score(
         rows=rows,
         correct=correct,
         accuracy=correct / rows if rows else 0.0,
         low=low,
         high=high,
+        exact_match=_mean([answer.strip() == wanted.strip() for answer, wanted in pairs]),
         contains=_mean([normalised(wanted) in normalised(answer) for answer, wanted in pairs]),
-        token_f1=_mean([token_f1(answer, wanted) for answer, wanted in pairs]),
-        loss=loss,
+        token_f1=f1.value,
+        token_f1_low=f1.low,
+        token_f1_high=f1.high,
+        loss=loss.value if loss else None,
+        loss_low=loss.low if loss else None,
+        loss_high=loss.high if loss else None,
+        prompt_tokens=answers.prompt_tokens,
+        seconds=answers.seconds,
+        confusion=confusion(answers.texts, expected) if task_of(expected) == "labels" else None,
     )
+
+
+def confusion(answers: Sequence[str], expected: Sequence[str]) -> Confusion:
+    """Which label was answered for which; labels as they are first written, sorted."""
+    written: dict[str, str] = {}
+    for text in expected:
+        written.setdefault(normalised(text), text.strip())
+    keys = sorted(written)
+    place = {key: at for at, key in enumerate(keys)}
+    counts = [[0] * (len(keys) + 1) for _ in keys]
+    for answer, wanted in zip(answers, expected, strict=True):
+        counts[place[normalised(wanted)]][place.get(normalised(answer), len(keys))] += 1
+    return Confusion(tuple(written[key] for key in keys), tuple(tuple(row) for row in counts))
 
 
 def task_of(answers: Sequence[str]) -> Task:
@@ -125,18 +184,6 @@ def task_of(answers: Sequence[str]) -> Task:
     is_short = all(len(label.split()) <= _LONGEST_LABEL for label in labels)
     is_repeated = len(labels) <= min(_MOST_LABELS, len(answers) // 2)
     return "labels" if is_short and is_repeated else "text"
-
-
-def evaluate(
-    generate: Generate,
-    held_out: Sequence[Chat],
-    *,
-    examples: Sequence[Chat] = (),
-    loss: float | None = None,
-) -> Score:
-    """Ask every held-out chat, after `examples` where there are any, and score the answers."""
-    prompts = [with_examples(chat.prompt, examples) for chat in held_out]
-    return score(generate(prompts), [chat.answer for chat in held_out], loss)
 
 
 def with_examples(prompt: Sequence[Message], examples: Sequence[Chat]) -> tuple[Message, ...]:

@@ -1,17 +1,20 @@
 """The arithmetic of scores, and what is asked of the model."""
 
 import math
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.formats import Chat, Message
+from train.data.chat import Chat, Message
 from train.evaluation.scores import (
+    Answers,
+    Confusion,
+    RowLoss,
     choose_examples,
-    evaluate,
+    confusion,
     normalised,
+    row_scores,
     score,
     task_of,
     token_f1,
@@ -73,11 +76,29 @@ def test_token_f1() -> None:
 
 
 def test_score_counts_right_answers_and_those_that_hold_the_right_one() -> None:
-    result = score(["Hogar.", "es Hogar", "Deportes", ""], ["Hogar"] * 3 + ["Deportes"], 0.5)
+    texts = ["Hogar.", "es Hogar", "Deportes", ""]
+    losses = [RowLoss(1.0, 1), RowLoss(4.0, 4), RowLoss(1.0, 3), RowLoss(0.0, 4)]
+    said = Answers(texts, prompt_tokens=30.5, seconds=0.25, losses=losses)
+    result = score(said, ["Hogar"] * 3 + ["Deportes"])
     assert (result.rows, result.correct, result.accuracy) == (4, 1, 0.25)
-    assert result.contains == 0.5
+    assert (result.exact_match, result.contains) == (0.0, 0.5)
     assert (result.low, result.high) == wilson_interval(1, 4)
-    assert result.loss == 0.5
+    assert result.loss == pytest.approx(6 / 12)  # of tokens, not of rows
+    assert result.loss_low is not None
+    assert result.loss_high is not None
+    assert result.loss_low < result.loss < result.loss_high
+    assert result.token_f1_low <= result.token_f1 <= result.token_f1_high
+    assert (result.prompt_tokens, result.seconds) == (30.5, 0.25)
+    assert row_scores(said, ["Hogar"] * 3 + ["Deportes"], "accuracy") == [1, 0, 0, 0]
+
+
+def test_the_confusion_matrix_counts_who_was_taken_for_whom() -> None:
+    expected = ["Hogar", "hogar.", "Deportes", "Deportes"]
+    found = confusion(["deportes", "Hogar", "Deportes.", "no sé"], expected)
+    assert found == Confusion(("Deportes", "Hogar"), ((1, 0, 1), (1, 1, 0)))
+    assert score(Answers(expected), expected).confusion is not None
+    free = ["a text of its own", "another one"]
+    assert score(Answers(free), free).confusion is None
 
 
 def test_labels_and_free_text_are_told_apart() -> None:
@@ -86,21 +107,12 @@ def test_labels_and_free_text_are_told_apart() -> None:
     assert task_of(["one two three four five"] * 9) == "text"
 
 
-def test_the_model_is_asked_with_the_examples_before_the_question() -> None:
-    asked: list[Sequence[Message]] = []
-
-    def generate(prompts: Sequence[Sequence[Message]]) -> list[str]:
-        asked.extend(prompts)
-        return ["B" for _ in prompts]
-
-    held_out = [chat("q1", "b", system="s"), chat("q2", "c")]
-    examples = [chat("e1", "a", system="other")]
-    result = evaluate(generate, held_out, examples=examples)
-    assert (result.correct, result.rows) == (1, 2)
+def test_examples_come_after_the_system_turn_and_before_the_question() -> None:
+    held_out = chat("q1", "b", system="s")
+    asked = with_examples(held_out.prompt, [chat("e1", "a", system="other")])
     shot = [Message("user", "e1"), Message("assistant", "a")]
-    assert list(asked[0]) == [Message("system", "s"), *shot, Message("user", "q1")]
-    assert list(asked[1]) == [*shot, Message("user", "q2")]
-    assert with_examples(held_out[0].prompt, ()) == held_out[0].prompt
+    assert list(asked) == [Message("system", "s"), *shot, Message("user", "q1")]
+    assert with_examples(held_out.prompt, ()) == held_out.prompt
 
 
 def test_examples_take_each_answer_in_turn() -> None:
