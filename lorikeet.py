@@ -7,10 +7,16 @@ from typing import Annotated
 
 import typer
 
+import deploy.certify
 import registry.cli
 import registry.keys_cli
 import serve.cli
 import train.cli
+import train.data.cli
+import train.evaluation.cli
+import train.handoff.cli
+import train.planner.cli
+import train.runs.cli
 from registry.terminal import clear_errors
 
 app = typer.Typer(
@@ -23,6 +29,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="train")(train.cli.train)
+app.command(name="plan")(train.planner.cli.plan)
+app.add_typer(train.runs.cli.app, name="runs")
+app.add_typer(train.data.cli.app, name="data")
+app.command(name="eval")(train.evaluation.cli.evaluate)
+registry.cli.app.command(name="certify")(deploy.certify.certify)
+registry.cli.app.command(name="export")(train.handoff.cli.export)
 app.add_typer(registry.cli.app, name="adapters")
 app.add_typer(registry.keys_cli.app, name="keys")
 app.command(name="serve")(serve.cli.serve)

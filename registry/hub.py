@@ -1,7 +1,7 @@
 """Models from the Hugging Face hub. The only importer of huggingface_hub; its errors end here."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from registry.errors import DiskFull, UnknownBase
@@ -14,9 +14,12 @@ def fetch(
     repository: str,
     revision: str | None = None,
     on_progress: Callable[[str, float], None] | None = None,
+    *,
+    only: Sequence[str] | None = None,
 ) -> Path:
     """The local folder of `repository` ("organisation/model"), downloaded where it is not yet.
 
+    With `only`, the files of these names and no others.
     Without a network the last downloaded snapshot is used. Raises UnknownBase where there is no
     such model, or it needs a licence or a network that is not there; DiskFull.
     """
@@ -26,7 +29,10 @@ def fetch(
         on_progress(f"Fetching {repository}", 0.0)
     try:
         folder = snapshot_download(
-            repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            repository,
+            revision=revision,
+            allow_patterns=list(only or _WANTED),
+            ignore_patterns=_UNWANTED,
         )
     except errors.GatedRepoError as error:
         raise UnknownBase(

@@ -35,7 +35,10 @@ def train(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        typer.Option(help="Rows to train on: .jsonl, .json, .csv, .tsv or .parquet."),
+        typer.Option(
+            help="Rows to train on: .jsonl, .json, .csv, .tsv or .parquet, a `datasets` folder or "
+            "a Hub id.",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the adapter; a new version of it is made.")

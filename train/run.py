@@ -21,12 +21,15 @@ from registry import (
     check_name,
     resolve_base,
 )
+from registry.plain_template import PLAIN_NOTE
 from train import trainer
 from train.answer_trainer import optimiser
 from train.base_model import load_base, load_tokenizer, stop_ids
 from train.data.chat import Chat
+from train.data.coverage import Coverage, coverage_of
 from train.data.masking import ChatEncoder, Encoded, EncodedChat, encode_chats
 from train.data.parts import Part, few_shot_examples, read_data
+from train.data.rejected import Rejected
 from train.errors import Interrupted, NothingToResume, RunDamaged, SettingsError
 from train.evaluation.comparison import Evaluation
 from train.evaluation.scorer import Scorer
@@ -193,6 +196,8 @@ def _read(request: TrainRequest, processes: Processes, reporter: Reporter) -> _I
     base = resolve_base(request.base, request.registry_settings)
     tokenizer = load_tokenizer(base)
     encoder = ChatEncoder(tokenizer, base.id, stop_ids(base))
+    if encoder.plain:
+        reporter.note(f"{base.id} {PLAIN_NOTE}")
     rows = _encode(training, encoder, settings, reporter)
     held_out_rows = _encode(held_out, encoder, settings, reporter)
     return _Inputs(
@@ -206,7 +211,7 @@ def _read(request: TrainRequest, processes: Processes, reporter: Reporter) -> _I
         data={
             "data": describe(training, rows),
             "held_out": describe(held_out, held_out_rows) if held_out_rows else None,
-            "coverage": {"too_long": len(training.chats) - len(rows)},
+            "coverage": _coverage(training, rows, encoder, tokenizer, settings).as_dict(),
         },
     )
 
@@ -220,13 +225,40 @@ def _encode(
         part.path,
         max_length=settings.max_length,
         drop_long=settings.too_long == "drop",
+        allow_drift=settings.template_drift == "allow",
     )
+    if drifting := sum(row.drift is not None for row in rows):
+        reporter.note(
+            f"{drifting} rows of {part.path.name} train token ids that the server will not make "
+            "(template_drift=allow): `lorikeet data check` shows where"
+        )
     if dropped := len(part.chats) - len(rows):
         reporter.note(
             f"{dropped} rows of {part.path.name} are longer than {settings.max_length} tokens: "
             "left out"
         )
     return rows
+
+
+def _coverage(
+    part: Part,
+    rows: list[EncodedChat],
+    encoder: ChatEncoder,
+    tokenizer: Any,
+    settings: TrainSettings,
+) -> Coverage:
+    kept = {row.chat.line for row in rows}
+    return coverage_of(
+        rows,
+        [
+            Rejected(chat.line, "left out", f"at most {settings.max_length} tokens", "too_long")
+            for chat in part.chats
+            if chat.line not in kept
+        ],
+        max_length=settings.max_length,
+        bos_id=tokenizer.bos_token_id,
+        stop_ids=encoder.stop_ids,
+    )
 
 
 def _folder(

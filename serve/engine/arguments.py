@@ -1,6 +1,7 @@
 """vLLM's own command line, made from our settings: its defaults and its validation apply."""
 
 import json
+import logging
 from argparse import Namespace
 
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -8,7 +9,11 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from registry import Base
+from registry.base_identity import chat_template
+from registry.plain_template import PLAIN_NOTE, PLAIN_TEMPLATE
 from serve.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
 
 CPU_MAX_MODEL_LEN = 8192
 WORKER_EXTENSION = "serve.engine.worker.WorkerExtension"
@@ -38,6 +43,9 @@ def engine_arguments(settings: ServeSettings, base: Base) -> Namespace:
         # Else the first schema that is asked for chooses for everybody; ours are priced for this.
         *("--structured-outputs-config", json.dumps({"backend": "xgrammar"})),
     ]
+    if not chat_template(base.path):
+        logger.warning("%s %s", base.id, PLAIN_NOTE)
+        options += ["--chat-template", PLAIN_TEMPLATE]
     if not settings.verbose:
         options.append("--no-use-tqdm-on-load")
     if settings.max_model_len:

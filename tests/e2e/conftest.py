@@ -1,5 +1,6 @@
 """One home, one training run and one server on the real engine for the whole session."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def e2e_home(tmp_path_factory: pytest.TempPathFactory, embedded_base: Base) -> P
     (home / "bases").mkdir(parents=True)
     (home / "bases" / DEFAULT_BASE).symlink_to(embedded_base.path, target_is_directory=True)
     return home
+
+
+@pytest.fixture(scope="session")
+def command(e2e_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`command("train", "--data", …)` runs lorikeet on the session's data folder."""
+    return functools.partial(lorikeet, e2e_home)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ No chat template needs to mark the assistant's turns. A turn's prompt is rendere
 generation prompt, exactly as the server renders it, and once more with the answer; what the second
 has after their common prefix is the answer. The stop token is trained with it. What a template
 writes after the stop token is not, because the server never gets there.
+
+Each trained turn is held against what the server makes of the chat afterwards (`train.data.drift`).
 """
 
 from collections.abc import Collection, Sequence
@@ -11,13 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from train.data.chat import Chat, Message
+from train.data.drift import Drift, first_difference
+from train.data.rejected import Rejected, Unusable
+from train.data.template import Template, Tools
+from train.data.tokens import Tokens, common_length, shared_length
+from train.errors import DataError
 
-from train.data.formats import Chat, Message
-from train.errors import BaseNotTrainable, DataError, RowProblem
+__all__ = [
+    "IGNORED",
+    "ChatEncoder",
+    "Encoded",
+    "EncodedChat",
+    "common_length",
+    "encode_chats",
+    "try_encode",
+]
 
 IGNORED = -100
 """The label of a token that is not in the loss."""
+
+_ANSWERED = "the answered chat"
+_NEXT = "the next turn's prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +52,18 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EncodedChat:
-    """A chat with its sequences: mostly one, more where turns cannot share a sequence."""
+    """A chat with its sequences: mostly one, more where turns cannot share a sequence.
+
+    `drift` is the first place where the server would make other ids. `stop_added`: the template
+    ends answers with no stop token, so one was added. `rewritten`: the template shows an answer
+    otherwise in later turns (it drops its reasoning, say).
+    """
 
     chat: Chat
     sequences: tuple[Encoded, ...]
+    drift: Drift | None = None
+    stop_added: bool = False
+    rewritten: bool = False
 
     @property
     def length(self) -> int:
@@ -46,143 +71,216 @@ class EncodedChat:
         return sum(len(sequence.input_ids) for sequence in self.sequences)
 
     @property
+    def longest(self) -> int:
+        """The tokens of its longest sequence."""
+        return max(len(sequence.input_ids) for sequence in self.sequences)
+
+    @property
     def trained_tokens(self) -> int:
         """How many of them are in the loss."""
         return sum(sequence.trained_tokens for sequence in self.sequences)
 
 
-class _CannotEncode(Exception):
-    """The template does not take the chat: what is wrong, and what was expected."""
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """An assistant's turn: the ids of its prompt, and of the answer with its stop token."""
 
-    def __init__(self, message: str, expected: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.expected = expected
+    prompt: list[int]
+    answer: list[int]
+    stop_added: bool
+    rewritten: bool
+    drift: Drift | None
 
 
 class ChatEncoder:
     """Chats to token ids with one base model's tokenizer and chat template.
 
     `stop_ids` are the ids at which the server stops; the first of them is added to the answers of
-    a template that ends them with none.
+    a template that ends them with none. A tokenizer without a template is given the plain one
+    (`registry.plain_template`), and `plain` is true.
     """
 
     def __init__(self, tokenizer: Any, base_id: str, stop_ids: Sequence[int] = ()) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise BaseNotTrainable(
-                f"{base_id} has no chat template",
-                remedy="name an instruction-tuned base, or save one with its tokenizer",
-            )
+        self._template = Template(tokenizer, base_id)
+        self.plain = self._template.plain
         self._tokenizer = tokenizer
+        self._tokens = Tokens(tokenizer)
         eos = tokenizer.eos_token_id
         self.stop_ids: tuple[int, ...] = tuple(
             dict.fromkeys([*([] if eos is None else [int(eos)]), *stop_ids])
         )
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
         """The token ids that the server makes of `messages` before the assistant answers."""
-        return self._ids(self._render(messages, add_generation_prompt=True))
+        return self._tokens.ids(self._template.render(messages, tools, open_turn=True))
 
     def encode(self, chat: Chat) -> list[Encoded]:
+        """The sequences to train for `chat`, as `encode_chat` makes them."""
+        return list(self.encode_chat(chat).sequences)
+
+    def encode_chat(self, chat: Chat, max_length: int | None = None) -> EncodedChat:
         """The sequences to train for `chat`: one, where the template lets turns follow each other.
 
         A template that rewrites earlier turns (it drops their reasoning, say) gives one sequence
-        for each trained turn, each with the prompt that the server would have made for it.
+        for each trained turn, each with the prompt that the server would have made for it. Raises
+        Unusable where the template does not take the chat, or it has over `max_length` tokens.
         """
-        turns = [
-            self._turn(chat.messages, index)
+        self._template.check_shown(chat)
+        *earlier, last = [
+            index
             for index, message in enumerate(chat.messages)
             if message.role == "assistant" and message.trained
         ]
-        prompt, answer = turns.pop()
-        ids = prompt + answer
-        labels = [IGNORED] * len(prompt) + answer
+        final = self._turn(chat, last, {})
+        ids = final.prompt + final.answer
+        if max_length is not None and len(ids) > max_length:
+            raise _too_long(len(ids), max_length)
+        prompts: dict[int, str] = {}
+        turns = [self._turn(chat, index, prompts) for index in earlier]
+        labels = [IGNORED] * len(final.prompt) + final.answer
         separate: list[Encoded] = []
-        for prompt, answer in turns:
-            start, end = len(prompt), len(prompt) + len(answer)
-            if ids[:end] == prompt + answer:
-                labels[start:end] = answer
-            else:
-                own = [IGNORED] * start + answer
-                separate.append(Encoded(tuple(prompt + answer), tuple(own)))
-        return [*separate, Encoded(tuple(ids), tuple(labels))]
+        for turn in turns:
+            start, end = len(turn.prompt), len(turn.prompt) + len(turn.answer)
+            own = turn.prompt + turn.answer
+            if ids[:end] == own:
+                labels[start:end] = turn.answer
+                continue
+            if max_length is not None and end > max_length:
+                raise _too_long(end, max_length)
+            separate.append(Encoded(tuple(own), tuple([IGNORED] * start + turn.answer)))
+        turns.append(final)
+        return EncodedChat(
+            chat,
+            (*separate, Encoded(tuple(ids), tuple(labels))),
+            drift=next((turn.drift for turn in turns if turn.drift), None),
+            stop_added=any(turn.stop_added for turn in turns),
+            rewritten=any(turn.rewritten for turn in turns),
+        )
 
-    def _turn(self, messages: Sequence[Message], index: int) -> tuple[list[int], list[int]]:
-        """The ids of the prompt of the assistant's turn `index`, and those of its answer."""
-        before = self._render(messages[:index], add_generation_prompt=True)
-        whole = self._render(messages[: index + 1], add_generation_prompt=False)
-        prompt, ids = self._ids(before), self._ids(whole)
-        if ids[: len(prompt)] == prompt:
-            answer = ids[len(prompt) :]
-        else:
-            # Tokens merge over the boundary, or the generation prompt is not part of the whole. The
-            # prompt stays as the server makes it; the rest has to be the answer.
-            rest = whole[common_length([before, whole]) :]
-            if not rest.lstrip().startswith(messages[index].content.strip()):
-                raise _CannotEncode(
-                    f"the chat template renders the prompt otherwise once turn {index + 1} is "
-                    f"answered: {rest[:40]!r} follows what both have",
-                    "a template whose prompt is the beginning of the whole chat",
-                )
-            answer = self._ids(rest)
-        return prompt, self._until_stop(answer)
+    def _turn(self, chat: Chat, index: int, prompts: dict[int, str]) -> _Turn:
+        """The assistant's turn `index`, held against the chat as the server renders it after.
 
-    def _until_stop(self, answer: list[int]) -> list[int]:
-        for index in reversed(range(len(answer))):
-            if answer[index] in self.stop_ids:
-                return answer[: index + 1]
-        return [*answer, *self.stop_ids[:1]]
-
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [message.as_dict() for message in messages],
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                )
+        `prompts` hands the prompt of the next turn on to that turn.
+        """
+        message = chat.messages[index]
+        before = prompts.pop(index, None) or self._template.render(
+            chat.messages[:index], chat.tools, open_turn=True
+        )
+        whole = self._template.render(chat.messages[: index + 1], chat.tools, open_turn=False)
+        prompt, ids = self._tokens.ids(before), self._tokens.ids(whole)
+        shared = shared_length(before, whole)
+        rest = whole[shared:]
+        if shared < len(before) and not rest.lstrip().startswith(message.content.strip()):
+            raise Unusable(
+                f"the chat template renders the prompt otherwise once turn {index + 1} is "
+                f"answered: {rest[:40]!r} follows what both have",
+                "a template whose prompt is the beginning of the whole chat",
+                "template",
             )
-        except jinja2.TemplateError as error:
-            raise _CannotEncode(
-                f"the base's chat template refuses it ({error})", "turns that the template takes"
-            ) from error
+        # Where tokens merge over the boundary, or the generation prompt is no part of the whole,
+        # the prompt stays as the server makes it, and the rest is the answer.
+        follows = ids[: len(prompt)] == prompt
+        answer = _until_stop(ids[len(prompt) :] if follows else self._alone(rest), self.stop_ids)
+        stop_added = answer is None
+        if answer is None:  # nor is what the template writes after it a part of the answer
+            content = message.content.strip()
+            end = rest.rfind(content) + len(content)
+            said = rest[:end] if content and content in rest else rest.rstrip()
+            own = self._tokens.ids(before + said)
+            follows = own[: len(prompt)] == prompt
+            answer = own[len(prompt) :] if follows else self._alone(said)
+        trained = prompt + answer
+        following, changed = self._following(chat, index, whole, prompts)
 
-    def _ids(self, text: str) -> list[int]:
+        def differs(served: Sequence[int], where: str) -> Drift | None:
+            return first_difference(
+                self._tokenizer, trained, served, line=chat.line, turn=index + 1, where=where
+            )
+
+        drift = differs(ids, _ANSWERED)
+        if drift is None and following is not None and not changed:
+            drift = differs(following, _NEXT)
+        stop = list(self.stop_ids[:1]) if stop_added else []
+        return _Turn(prompt, answer + stop, stop_added, changed, drift)
+
+    def _following(
+        self, chat: Chat, index: int, whole: str, prompts: dict[int, str]
+    ) -> tuple[list[int] | None, bool]:
+        """The ids of the prompt after turn `index`, and whether it shows that turn otherwise.
+
+        It is the chat's own next prompt, or after its last turn one with another question; None
+        where the template takes none.
+        """
+        later = range(index + 1, len(chat.messages))
+        answers = [at for at in later if chat.messages[at].role == "assistant"]
+        messages = chat.messages[: answers[0]] if answers else _and_then(chat.messages)
+        try:
+            text = self._template.render(messages, chat.tools, open_turn=True)
+        except Unusable:
+            return None, False
+        if answers:
+            prompts.clear()
+            prompts[answers[0]] = text
+        if not text.startswith(whole.rstrip()):
+            return None, True
+        return self._tokens.ids(text), False
+
+    def _alone(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def common_length(sequences: Sequence[Sequence[Any]]) -> int:
-    """How many elements all `sequences` (strings, or ids) begin with."""
-    length = 0
-    for elements in zip(*sequences, strict=False):
-        if any(element != elements[0] for element in elements):
-            break
-        length += 1
-    return length
+def _and_then(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The chat after its last turn: each call is answered, or the user says something."""
+    calls = messages[-1].tool_calls
+    if calls:
+        results = (Message("tool", "{}", tool_call_id=call.id, name=call.name) for call in calls)
+        return (*messages, *results)
+    return (*messages, Message("user", "And then?"))
+
+
+def _until_stop(answer: list[int], stop_ids: Collection[int]) -> list[int] | None:
+    """The answer up to its last stop token, with it; None where it has none."""
+    for index in reversed(range(len(answer))):
+        if answer[index] in stop_ids:
+            return answer[: index + 1]
+    return None
+
+
+def _too_long(length: int, max_length: int) -> Unusable:
+    wanted = f"at most {max_length} (max_length; or too_long=drop)"
+    return Unusable(f"{length} tokens", wanted, "too_long")
 
 
 def encode_chats(
-    encoder: ChatEncoder, chats: Collection[Chat], path: Path, *, max_length: int, drop_long: bool
+    encoder: ChatEncoder,
+    chats: Collection[Chat],
+    path: Path,
+    *,
+    max_length: int,
+    drop_long: bool,
+    allow_drift: bool = False,
 ) -> list[EncodedChat]:
     """Each of `chats` with its sequences, in order.
 
     No row is ever cut: one longer than `max_length` tokens is left out with `drop_long` and an
-    error without. Raises DataError that names each such row and each that the template refuses.
+    error without. Raises DataError that names each such row, each that the template refuses, and,
+    unless `allow_drift`, each whose ids are not those that the server would make.
     """
     encoded: list[EncodedChat] = []
-    problems: list[RowProblem] = []
+    problems: list[Rejected] = []
+
+    def reject(problem: Rejected) -> None:
+        if problem.kind != "too_long" or not drop_long:
+            problems.append(problem)
+
     for chat in chats:
-        try:
-            sequences = encoder.encode(chat)
-        except _CannotEncode as error:
-            problems.append(RowProblem(chat.line, error.message, error.expected))
-            continue
-        longest = max(len(sequence.input_ids) for sequence in sequences)
-        if longest <= max_length:
-            encoded.append(EncodedChat(chat, tuple(sequences)))
-        elif not drop_long:
-            wanted = f"at most {max_length} (max_length; or too_long=drop)"
-            problems.append(RowProblem(chat.line, f"{longest} tokens", wanted))
+        row = try_encode(encoder, chat, max_length)
+        if isinstance(row, Rejected):
+            reject(row)
+        elif row.drift is not None and not allow_drift:
+            reject(row.drift.rejected())
+        else:
+            encoded.append(row)
     if problems:
         raise DataError.of_rows(path, problems)
     if chats and not encoded:
@@ -190,3 +288,11 @@ def encode_chats(
             f"{path}: every row is longer than {max_length} tokens", remedy="raise max_length"
         )
     return encoded
+
+
+def try_encode(encoder: ChatEncoder, chat: Chat, max_length: int | None) -> EncodedChat | Rejected:
+    """The chat with its sequences, or why it has none."""
+    try:
+        return encoder.encode_chat(chat, max_length)
+    except Unusable as error:
+        return error.at(chat.line)

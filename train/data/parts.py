@@ -1,19 +1,19 @@
 """Which chats are trained on, which are held out, and which are shown in a few-shot prompt."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from train.data.formats import Chat, Message, to_chats
-from train.data.rows import read_rows
+from train.data.chat import Chat, Message
+from train.data.formats import to_chats
+from train.data.rows import OnNote, read_rows
 from train.errors import DataError
 from train.evaluation.scores import choose_examples
 from train.settings import TrainSettings
 
 T = TypeVar("T")
-OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,10 @@ class Part:
     chats: tuple[Chat, ...]
 
 
-def read_part(path: Path, settings: TrainSettings) -> Part:
-    """All chats of a file; raises DataFileMissing or DataError."""
-    return Part(path, tuple(to_chats(path, read_rows(path), settings.data_format)))
+def read_part(path: Path, settings: TrainSettings, on_note: OnNote | None = None) -> Part:
+    """All chats of a file or data set; raises DataFileMissing or DataError."""
+    rows = read_rows(path, on_note) if on_note else read_rows(path)
+    return Part(path, tuple(to_chats(path, rows, settings.data_format)))
 
 
 def read_data(
@@ -36,9 +37,9 @@ def read_data(
 
     Raises DataFileMissing or DataError; also where all that is held out is trained on.
     """
-    training = read_part(data, settings)
+    training = read_part(data, settings, on_note)
     if eval_data is not None:
-        held_out = read_part(eval_data, settings)
+        held_out = read_part(eval_data, settings, on_note)
     else:
         rest, held = hold_out(training.chats, settings.eval_fraction, settings.seed)
         training, held_out = replace(training, chats=tuple(rest)), Part(data, tuple(held))
@@ -76,7 +77,7 @@ def hold_out(chats: Sequence[Chat], fraction: float, seed: int) -> tuple[list[Ch
     """
     groups: dict[tuple[Message, ...], list[int]] = {}
     for index, chat in enumerate(chats):
-        groups.setdefault(chat.prompt, []).append(index)
+        groups.setdefault(chat.question, []).append(index)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
     wanted = int(len(chats) * fraction)
@@ -100,5 +101,5 @@ def sample(items: Sequence[T], most: int | None, seed: int) -> tuple[T, ...]:
 
 def count_overlap(training: Sequence[Chat], held_out: Sequence[Chat]) -> int:
     """How many held-out chats ask what a training chat asks."""
-    asked = {chat.prompt for chat in training}
-    return sum(chat.prompt in asked for chat in held_out)
+    asked = {chat.question for chat in training}
+    return sum(chat.question in asked for chat in held_out)

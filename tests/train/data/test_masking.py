@@ -1,6 +1,7 @@
 """Labels: what is trained is the answer and the stop token, after the prompt that is served."""
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from train.data.formats import Chat, Message
-from train.data.masking import IGNORED, ChatEncoder, Encoded, common_length, encode_chats
+from train.data.chat import Chat, Message, ToolCall
+from train.data.masking import IGNORED, ChatEncoder, Encoded, encode_chats, try_encode
+from train.data.rejected import Rejected
 from train.errors import BaseNotTrainable, DataError
 
 MakeTokenizer = Callable[[str], Any]
@@ -152,11 +154,51 @@ def test_what_the_template_refuses_names_the_line(tokenizer_with: MakeTokenizer)
         )
 
 
-def test_a_base_without_a_template_is_refused(tokenizer_with: MakeTokenizer) -> None:
+@pytest.mark.parametrize("bos", [None, "<|endoftext|>"])
+def test_a_base_without_a_template_gets_the_plain_one(
+    tokenizer_with: MakeTokenizer, bos: str | None
+) -> None:
     tokenizer = copy.deepcopy(tokenizer_with("chatml"))
     tokenizer.chat_template = None
-    with pytest.raises(BaseNotTrainable, match="org/model has no chat template"):
+    tokenizer.bos_token = bos or tokenizer.eos_token
+    encoder = ChatEncoder(tokenizer, "org/model")
+    assert encoder.plain
+    row = encoder.encode_chat(chat("Hi ", "Hello", "More?", "No.", system="Be brief."))
+    (encoded,) = row.sequences
+    assert tokenizer.decode(encoded.input_ids) == (
+        f"{bos or ''}System:\nBe brief.\nUser:\nHi\nAssistant:\nHello<|im_end|>\n"
+        "User:\nMore?\nAssistant:\nNo.<|im_end|>"
+    )
+    assert trained_parts(tokenizer, encoded) == ["Hello<|im_end|>", "No.<|im_end|>"]
+    assert (row.drift, row.stop_added, row.rewritten) == (None, False, False)
+    assert not ChatEncoder(tokenizer_with("chatml"), "base").plain
+
+
+def test_a_base_with_neither_template_nor_stop_token_is_refused(
+    tokenizer_with: MakeTokenizer,
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer_with("chatml"))
+    tokenizer.chat_template = tokenizer.eos_token = None
+    with pytest.raises(BaseNotTrainable, match="org/model has neither a chat template"):
         ChatEncoder(tokenizer, "org/model")
+
+
+def test_the_plain_template_refuses_what_it_would_leave_out(
+    tokenizer_with: MakeTokenizer,
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer_with("chatml"))
+    tokenizer.chat_template = None
+    encoder = ChatEncoder(tokenizer, "org/model")
+    call = Message("assistant", "", tool_calls=(ToolCall("f", "{}"),))
+    tool = {"type": "function", "function": {"name": "f"}}
+    for row in (
+        Chat(1, (Message("user", "a"), call)),
+        Chat(1, (Message("user", "a"), call, Message("tool", "1"), Message("assistant", "b"))),
+        Chat(1, (Message("user", "a"), Message("assistant", "b")), (tool,)),
+    ):
+        problem = try_encode(encoder, row, None)
+        assert isinstance(problem, Rejected)
+        assert "plain template has no" in problem.message
 
 
 def test_a_long_row_is_an_error_or_left_out_but_never_cut(tokenizer_with: MakeTokenizer) -> None:
@@ -171,8 +213,147 @@ def test_a_long_row_is_an_error_or_left_out_but_never_cut(tokenizer_with: MakeTo
         encode_chats(encoder, chats[1:], path, max_length=50, drop_long=True)
 
 
-def test_common_length() -> None:
-    assert common_length(["abc", "abd", "ab"]) == 2
-    assert common_length([(1, 2), (1, 2)]) == 2
-    assert common_length([(1,), (2,)]) == 0
-    assert common_length([]) == 0
+def test_turns_of_many_lengths_cost_no_more_than_the_row(tokenizer_with: MakeTokenizer) -> None:
+    encoder = ChatEncoder(tokenizer_with("smollm2"), "base")
+    one = chat("why " * 50_000, "so " * 50_000)
+    many = chat(*("word " * 500 for _ in range(200)))
+    start = time.perf_counter()
+    for row in (one, many):
+        (encoded,) = encoder.encode(row)
+        assert len(encoded.input_ids) > 100_000
+    assert time.perf_counter() - start < 20  # 2 s; each turn tokenised whole, it takes minutes
+    start = time.perf_counter()
+    path = Path("rows.jsonl")
+    with pytest.raises(DataError, match=r"line 1: 10\d{4} tokens; expected at most 1024"):
+        encode_chats(encoder, [one], path, max_length=1024, drop_long=False)
+    short = chat("a", "b")
+    (kept,) = encode_chats(encoder, [one, many, short], path, max_length=1024, drop_long=True)
+    assert kept.chat is short
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("role", ["system", "tool"])
+def test_a_role_that_the_template_refuses_is_named(
+    tokenizer_with: MakeTokenizer, role: str
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer_with("chatml"))
+    refusing = "{% for m in messages %}{% if m['role'] == '" + role + "' %}"
+    refusing += "{{ raise_exception('not supported') }}{% endif %}{% endfor %}"
+    tokenizer.chat_template = refusing + tokenizer.chat_template
+    turns = [Message("user", "a"), Message("assistant", "b")]
+    turns.insert(0 if role == "system" else 1, Message(role, "x"))
+    with pytest.raises(DataError, match=f"line 4: .*refuses the role {role}.*not supported"):
+        encode_chats(
+            ChatEncoder(tokenizer, "base"),
+            [Chat(4, tuple(turns))],
+            Path("rows.jsonl"),
+            max_length=99,
+            drop_long=False,
+        )
+
+
+def test_what_the_template_leaves_out_without_a_word_is_refused(
+    tokenizer_with: MakeTokenizer,
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer_with("chatml"))
+    silent = tokenizer.chat_template.replace(
+        "{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"
+    )
+    tokenizer.chat_template = silent
+    encoder = ChatEncoder(tokenizer, "base")
+    call = Message("assistant", "", tool_calls=(ToolCall("f", "{}"),))
+    tools = ({"type": "function", "function": {"name": "f"}},)
+    for row, what in (
+        (chat("a", "b", system="s"), "a turn of the role system"),
+        (Chat(1, (Message("user", "a"), call)), "the assistant's tool calls"),
+        (Chat(1, chat("a", "b").messages, tools), "the row's tools"),
+    ):
+        problem = try_encode(encoder, row, None)
+        assert isinstance(problem, Rejected)
+        assert problem.message == f"the base's chat template leaves out {what}"
+        assert problem.kind == "template"
+    assert not isinstance(try_encode(encoder, chat("a", "b"), None), Rejected)
+
+
+def test_calls_are_trained_and_results_and_tools_are_read(tokenizer_with: MakeTokenizer) -> None:
+    tokenizer = copy.deepcopy(tokenizer_with("chatml"))
+    tokenizer.chat_template = (
+        "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+        "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>"
+        "{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    turns = (
+        Message("user", "Weather?"),
+        Message("assistant", "", tool_calls=(ToolCall("weather", '{"city": "Lima"}', "c1"),)),
+        Message("tool", "20", tool_call_id="c1"),
+        Message("assistant", "20 °C"),
+    )
+    tool = {"type": "function", "function": {"name": "weather", "description": None}}
+    row = ChatEncoder(tokenizer, "base").encode_chat(Chat(1, turns, (tool,)))
+    (encoded,) = row.sequences
+    assert trained_parts(tokenizer, encoded) == [
+        '<tool_call>{"arguments": {"city": "Lima"}, "name": "weather"}</tool_call><|im_end|>',
+        "20 °C<|im_end|>",
+    ]
+    assert '"description": null' in tokenizer.decode(encoded.input_ids)
+    assert row.drift is None
+
+
+def test_tokens_that_merge_over_the_boundary_are_drift(tokenizer_with: MakeTokenizer) -> None:
+    encoder = ChatEncoder(tokenizer_with("chatml"), "base")
+    row = Chat(7, chat("a", "\n\nHello").messages)
+    drift = encoder.encode_chat(row).drift
+    assert drift is not None
+    assert (drift.line, drift.turn, drift.where) == (7, 2, "the answered chat")
+    prompt = encoder.prompt_ids(row.prompt)
+    assert drift.position == len(prompt) - 1
+    assert drift.trained[3] == "\n"
+    assert drift.served[3] == "\n\n"
+    path = Path("rows.jsonl")
+    with pytest.raises(DataError, match=r"line 7: turn 2, token \d+: .*or template_drift=allow"):
+        encode_chats(encoder, [row], path, max_length=99, drop_long=False)
+    (kept,) = encode_chats(encoder, [row], path, max_length=99, drop_long=False, allow_drift=True)
+    assert list(kept.sequences[0].input_ids[: len(prompt)]) == prompt
+
+
+def test_a_prompt_that_opens_what_the_chat_has_not_is_drift(tokenizer_with: MakeTokenizer) -> None:
+    drift = ChatEncoder(tokenizer_with("opening"), "base").encode_chat(chat("a", "Six")).drift
+    assert drift is not None
+    assert "think" in "".join(drift.trained)
+    assert "Six" in "".join(drift.served)
+
+
+def test_an_answer_that_merges_with_the_next_turn_is_drift(tokenizer_with: MakeTokenizer) -> None:
+    tokenizer = copy.deepcopy(tokenizer_with("chatml"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    ).replace("{{ m['content'] }}", "{% if m['role'] == 'assistant' %}<|im_start|>{% endif %}"
+              "{{ m['content'] }}")  # fmt: skip
+    row = ChatEncoder(tokenizer, "base").encode_chat(chat("a", "in", "side", "b"))
+    assert row.stop_added
+    assert row.drift is not None
+    assert row.drift.where == "the next turn's prompt"
+    assert "inside" in "".join(row.drift.served)
+
+
+def test_an_answer_that_later_turns_show_otherwise_is_noted(tokenizer_with: MakeTokenizer) -> None:
+    encoder = ChatEncoder(tokenizer_with("forgetful"), "base")
+    row = encoder.encode_chat(chat("a", "hm</think>one"))
+    assert row.rewritten
+    assert row.drift is None
+    assert not encoder.encode_chat(chat("a", "one")).rewritten
+
+
+def test_a_stop_token_is_added_and_nothing_that_follows_is_trained(
+    tokenizer_with: MakeTokenizer,
+) -> None:
+    tokenizer = tokenizer_with("plain")
+    row = ChatEncoder(tokenizer, "base").encode_chat(chat("a", "one", "b", "two"))
+    assert row.stop_added
+    assert [trained_parts(tokenizer, sequence) for sequence in row.sequences] == [
+        [" one<|im_end|>"],
+        [" two<|im_end|>"],
+    ]

@@ -75,3 +75,13 @@ def test_examples_come_from_their_file_or_from_the_training_rows(
         "q1",
     ]
     assert few_shot_examples(TrainSettings(baselines=False), training) == ()
+
+
+def test_plain_texts_are_told_apart_by_what_they_say(write_rows: Callable[..., Path]) -> None:
+    path = write_rows(*({"text": f"text number {n}"} for n in range(20)))
+    other = write_rows({"text": "another text"}, name="other.jsonl")
+    settings = TrainSettings(eval_fraction=0.5, data_format="text")
+    training, held_out = read_data(path, None, settings, lambda _: None)
+    assert (len(training.chats), len(held_out.chats)) == (10, 10)
+    training, held_out = read_data(path, other, settings, lambda _: None)
+    assert (len(training.chats), len(held_out.chats)) == (20, 1)

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from train.data.rows import Row, read_rows
+from train.data.rows import Row, read_rows, scan_rows
 from train.errors import DataError, DataFileMissing
 
 ROWS = [{"prompt": "¿Qué?", "completion": "Así"}, {"prompt": 'b "x", y', "completion": "c\nd"}]
@@ -104,3 +106,62 @@ def test_no_file_and_no_rows(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("not parquet at all")
     with pytest.raises(DataError, match="not Parquet"):
         read_rows(tmp_path / "a.parquet")
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
+    assert [(row.line, row.values) for row in read_rows(tmp_path / "one")] == [
+        (1, ROWS[0]),
+        (2, ROWS[1]),
+    ]
+    splits = {"test": datasets.Dataset.from_list(ROWS[1:])}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "test"))
+    notes: list[str] = []
+    assert [row.values for row in read_rows(tmp_path / "test", notes.append)] == ROWS[1:]
+    splits["train"] = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "both"))
+    assert [row.values for row in read_rows(tmp_path / "both", notes.append)] == ROWS
+    assert notes == [
+        f"{tmp_path / 'test'}: the split test is read",
+        f"{tmp_path / 'both'}: the split train is read, not test",
+    ]
+    splits["other"] = splits.pop("train")
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "neither"))
+    with pytest.raises(DataError, match="no split called train, but test, other"):
+        read_rows(tmp_path / "neither")
+
+
+def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def load(name: str, revision: str | None) -> datasets.DatasetDict:
+        asked.append((name, revision))
+        return datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    for name in ("org/data-set", "org/data-set@v1.0"):
+        assert [row.values for row in read_rows(Path(name))] == ROWS
+    assert asked == [("org/data-set", None), ("org/data-set", "v1.0")]
+    with pytest.raises(DataFileMissing, match=r"no data file data/rows\.jsonl"):
+        read_rows(Path("data/rows.jsonl"))
+
+
+def test_no_network_is_told_with_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataFileMissing, match="no file org/nothing-here, and no data set"):
+        read_rows(Path("org/nothing-here"))
+
+
+def test_turns_in_a_cell_of_conversations_are_json(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('conversations\n"[{""from"": ""human""}]"\n')
+    assert read_rows(tmp_path / "a.csv")[0].values == {"conversations": [{"from": "human"}]}
+
+
+def test_scanning_goes_on_after_a_bad_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\noops\n{"text": "b"}\n')
+    found = list(scan_rows(tmp_path / "a.jsonl"))
+    assert [item.line for item in found] == [1, 2, 3]
+    assert [isinstance(item, Row) for item in found] == [True, False, True]
