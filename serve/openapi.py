@@ -24,9 +24,11 @@ ERRORS = {
     503: "Not now; try again.",
 }
 ADMIN = (400, 401, 403, 404, 413, 503)
+SCORE = "/admin/score"
 STATUS: dict[tuple[str, str], tuple[int, ...]] = {
     ("/v1/chat/completions", "post"): (400, 401, 404, 413, 429, 503),
     ("/v1/completions", "post"): (400, 401, 404, 413, 429, 503),
+    (SCORE, "post"): (*ADMIN, 429),
     ("/v1/models", "get"): (400, 401, 413, 503),
     ("/v1/models/{model}", "get"): (400, 401, 404, 413, 503),
     ("/metrics", "get"): (401, 403, 413),
@@ -34,7 +36,7 @@ STATUS: dict[tuple[str, str], tuple[int, ...]] = {
     ("/health", "get"): (413,),
     ("/ready", "get"): (413,),
 }
-"""Of the routes outside `/admin`, the errors that each may answer with."""
+"""The errors that each may answer with; other routes in `/admin` those of ADMIN."""
 
 
 def _object(required: dict[str, Schema], **optional: Schema) -> Schema:
@@ -93,6 +95,16 @@ COMPONENTS: dict[str, Schema] = {
         }
     ),
     "State": STATE,
+    "Scores": _object(
+        {
+            "object": {"const": "score"},
+            "model": TEXT,
+            "base": TEXT,
+            "digest": MAYBE_TEXT,
+            "engine": {"type": "object", "additionalProperties": TEXT},
+            "data": _list(_object({"logprobs": _list({"type": "number"}), "top": _list(COUNT)})),
+        }
+    ),
 }
 
 
@@ -136,6 +148,7 @@ DESCRIBED: dict[tuple[str, str], Schema] = {
             }
         }
     },
+    (SCORE, "post"): {"responses": {"200": _json("A score for each sequence.", _ref("Scores"))}},
     ("/admin/adapters/{name}", "post"): {"requestBody": _body("multipart/form-data", FILES)},
 }
 OPEN = ("/health", "/ready")
@@ -168,7 +181,7 @@ def _complete(path: str, method: str, operation: Schema) -> None:
     operation |= {key: value for key, value in extra.items() if key != "responses"}
     responses |= extra.get("responses", {})
     admin = path.startswith("/admin")
-    for status in ADMIN if admin else STATUS[path, method]:
+    for status in STATUS.get((path, method), ADMIN) if admin else STATUS[path, method]:
         responses.setdefault(str(status), _json(ERRORS[status], _ref("Error")))
     if path in OPEN:
         operation["security"] = []

@@ -6,6 +6,8 @@ from serve.engine.protocol import (
     EngineAdapter,
     GenerationRequest,
     GenerationStats,
+    ScoreRequest,
+    SequenceScore,
     StatsObserver,
 )
 
@@ -15,5 +17,7 @@ __all__ = [
     "EngineAdapter",
     "GenerationRequest",
     "GenerationStats",
+    "ScoreRequest",
+    "SequenceScore",
     "StatsObserver",
 ]

@@ -95,13 +95,19 @@ class SegmentedLora(PunicaWrapperBase):  # type: ignore[misc]
         scale: float,
         **_: Any,
     ) -> None:
-        """Add each adapter's product to the logits `y` (sampled rows, vocabulary)."""
+        """Add each adapter's product to the logits `y` (sampled rows, vocabulary).
+
+        The logits of a prompt (`prompt_logprobs`) are of other rows than the step samples from, and
+        nobody says whose: that is refused unless no adapter has a head to add.
+        """
         segments = self._sampled_segments()
         if segments:
             y = y.view(-1, y.shape[-1])
             x = x.view(-1, x.shape[-1])
             sampled = self.sampler_indices.shape[0]
             if x.shape[0] != sampled:
+                if not lora_a_stacked.any():
+                    return
                 raise ValueError(f"{sampled} rows are sampled from, but {x.shape[0]} have logits")
             stacks = self.stacks_of((lora_a_stacked,), (lora_b_stacked,))
             _add_product(y, x, stacks, segments, scale)

@@ -5,6 +5,8 @@ A token is a word.
 """
 
 import asyncio
+import hashlib
+import itertools
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -16,6 +18,8 @@ from serve.engine.protocol import (
     EngineAdapter,
     GenerationRequest,
     GenerationStats,
+    ScoreRequest,
+    SequenceScore,
 )
 from serve.errors import AdapterUnavailable, EngineNotReady, OutputNotFinite
 
@@ -100,6 +104,32 @@ class EchoEngine:
             return self._stream(request)
         words = [word async for word in self._words(request)]
         return self._whole(request, words)
+
+    async def score(self, request: ScoreRequest) -> list[SequenceScore]:
+        """Figures that depend on the model, the token and the one before it, and on nothing else.
+
+        The likeliest token is the one that is there, or else the next id.
+        """
+        life = self._started()
+        if request.adapter is not None and request.adapter.id not in self.loaded:
+            raise AdapterUnavailable(f"adapter {request.adapter.name} is not loaded")
+        self.running += 1
+        try:
+            scores = []
+            for sequence in request.sequences:
+                await life.turn(self.token_seconds * len(sequence))
+                if request.model in self.not_finite:
+                    raise OutputNotFinite("the model's output is not finite")
+                scores.append(_sequence_score(request.model, sequence))
+                request.on_stats(_reading(request.model, len(sequence)))
+            return scores
+        finally:
+            self.running -= 1
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """An engine without numbers."""
+        return {"echo": "1", "dtype": "float32", "quantization": "none"}
 
     def metrics(self) -> bytes:
         """No metrics of its own."""
@@ -199,6 +229,19 @@ class _Life:
 
 def _stopped() -> EngineNotReady:
     return EngineNotReady("the engine is not running; try again in a moment.")
+
+
+def _sequence_score(model: str, sequence: tuple[int, ...]) -> SequenceScore:
+    logprobs, top = [], []
+    for before, token in itertools.pairwise(sequence):
+        digest = hashlib.sha256(f"{model}\0{before}\0{token}".encode()).digest()
+        logprobs.append(-int.from_bytes(digest[:2]) / 2**13)  # 0 to -8
+        top.append(token if digest[2] % 2 else token + 1)
+    return SequenceScore(tuple(logprobs), tuple(top))
+
+
+def _reading(model: str, tokens: int) -> GenerationStats:
+    return GenerationStats(model, tokens, 0, 1, 0.0, 0.0, 0.0, "length")
 
 
 def _head(request: GenerationRequest, kind: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.output_processor import OutputProcessor
 
-from serve.engine.protocol import GenerationRequest, GenerationStats
+from serve.engine.protocol import GenerationRequest, GenerationStats, ScoreRequest
 from serve.errors import EngineNotReady, OutputNotFinite, RequestError
 
 
@@ -23,7 +23,7 @@ from serve.errors import EngineNotReady, OutputNotFinite, RequestError
 class Call:
     """One request on its way through vLLM's serving objects, which turn exceptions into text."""
 
-    request: GenerationRequest
+    request: GenerationRequest | ScoreRequest
     error: RequestError | None = None
     """What really ended it."""
 
@@ -32,7 +32,7 @@ _current: ContextVar[Call] = ContextVar("lorikeet_call")
 
 
 @contextmanager
-def called_for(request: GenerationRequest) -> Iterator[Call]:
+def called_for(request: GenerationRequest | ScoreRequest) -> Iterator[Call]:
     """What is handed to the engine inside is for `request`, wherever it is iterated."""
     call = Call(request)
     token = _current.set(call)
@@ -85,7 +85,7 @@ async def _observed(
             _report(call.request, result, tokens)
 
 
-def _report(request: GenerationRequest, result: RequestOutput, tokens: int) -> None:
+def _report(request: GenerationRequest | ScoreRequest, result: RequestOutput, tokens: int) -> None:
     """The last output of a generation, a broken off one too, carries its times."""
     times = result.metrics
     if times is None:

@@ -73,6 +73,32 @@ class GenerationRequest:
     """Called for each generation that has finished; several prompts are several generations."""
 
 
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Token sequences whose log-probabilities are asked for; the ids are below the vocabulary."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    """Each of two tokens at least, and short enough for the engine."""
+    model: str
+    """The base's id or `name@version`."""
+    adapter: EngineAdapter | None
+    """None for the base model."""
+    request_id: str
+    cache_salt: str = "default"
+    on_stats: StatsObserver = _ignore
+    """Called for each sequence that is scored."""
+
+
+@dataclass(frozen=True)
+class SequenceScore:
+    """How likely a sequence is: element i is about its token i + 1, given those before it."""
+
+    logprobs: tuple[float, ...]
+    """Natural logarithms, finite, of the model's own distribution (temperature 1, no penalties)."""
+    top: tuple[int, ...]
+    """The most likely token's id in each place."""
+
+
 class Engine(Protocol):
     """One base model that generates text, with adapters loaded and unloaded while it runs."""
 
@@ -121,6 +147,22 @@ class Engine(Protocol):
 
         Raises: RequestError, also while the answer is iterated; OutputNotFinite before a token
         that was drawn from log-probabilities that are not finite is delivered.
+        """
+        ...
+
+    async def score(self, request: ScoreRequest) -> list[SequenceScore]:
+        """Read the sequences, one after another; cancelling it cancels the rest.
+
+        One at a time, because the logits of all its places are in memory together.
+        Raises: RequestError; OutputNotFinite where a log-probability is not finite.
+        """
+        ...
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What decides its numbers: the engine's version, `dtype` and `quantization` of the base.
+
+        Raises: EngineNotReady.
         """
         ...
 

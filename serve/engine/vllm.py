@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import vllm
 import vllm.v1.engine.utils as engine_utils
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.datastructures import State
@@ -33,7 +34,14 @@ from registry import Base
 from serve.engine.arguments import engine_arguments
 from serve.engine.observed import Call, ObservedLLM, called_for, stopped
 from serve.engine.process import EngineContext
-from serve.engine.protocol import Answer, EngineAdapter, GenerationRequest
+from serve.engine.protocol import (
+    Answer,
+    EngineAdapter,
+    GenerationRequest,
+    ScoreRequest,
+    SequenceScore,
+)
+from serve.engine.scoring import score_sequence
 from serve.errors import (
     AdapterUnavailable,
     BadRequest,
@@ -174,6 +182,25 @@ class VLLMEngine:
             raise _from_response(answer)
         dumped: dict[str, Any] = answer.model_dump(exclude_none=False)
         return dumped
+
+    async def score(self, request: ScoreRequest) -> list[SequenceScore]:
+        """Have vLLM read the sequences as prompts, one after another."""
+        scores = []
+        for index, sequence in enumerate(request.sequences):
+            with called_for(request) as call:
+                try:
+                    llm, name = self._running(), f"{request.request_id}-{index}"
+                    scores.append(await score_sequence(llm, request, name, sequence))
+                except Exception as error:
+                    raise call.error or _translated(error) from error
+        return scores
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """vLLM's version, and how the base's weights are held."""
+        dtype = str(self._running().model_config.dtype).removeprefix("torch.")
+        quantization = self._settings.quantization
+        return {"vllm": vllm.__version__, "dtype": dtype, "quantization": quantization}
 
     def metrics(self) -> bytes:
         """vLLM's `vllm:*` families as it declares them."""

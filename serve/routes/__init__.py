@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter
 
-from serve.routes import admin, generation, models, operations
+from serve.routes import admin, generation, models, operations, score
 
 routers: tuple[APIRouter, ...] = (
     generation.router,
     models.router,
     operations.router,
     admin.router,
+    score.router,
 )
 
 __all__ = ["routers"]

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions` and `POST /v1/completions`."""
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,6 +15,7 @@ from registry import Version
 from serve import json_body
 from serve.adapters import engine_name
 from serve.auth import Principal
+from serve.disconnect import unless_disconnected
 from serve.engine import Answer, GenerationRequest, GenerationStats
 from serve.engine.protocol import Endpoint
 from serve.errors import BadRequest, Internal, OutputNotFinite, RequestError
@@ -61,7 +61,7 @@ async def _answer(request: Request, endpoint: Endpoint) -> Response:
     generation = _Generation(service, principal, endpoint, body, len(raw), version)
     async with AsyncExitStack() as stack:
         try:
-            answer = await _unless_disconnected(
+            answer = await unless_disconnected(
                 request, generation.begin(stack, request.state.request_id)
             )
         except RequestError as error:
@@ -217,26 +217,3 @@ def _json(raw: bytes) -> Any:
         return json_body.parse(raw)
     except ValueError as error:
         raise BadRequest(f"The request body is not valid JSON: {error}.") from error
-
-
-async def _unless_disconnected(request: Request, work: Any) -> Any:
-    """The work's result; the work is cancelled when the client goes away.
-
-    Raises: ClientDisconnect.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

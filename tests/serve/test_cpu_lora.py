@@ -367,3 +367,11 @@ def test_stock_vllm_still_adds_an_adapter_to_base_rows() -> None:
     error, base_rows_untouched = probe(PunicaWrapperCPU)
     assert error < 1e-5
     assert not base_rows_untouched
+
+
+def test_the_logits_of_a_prompt_need_no_rows_where_no_adapter_has_a_head() -> None:
+    a, b = (torch.zeros_like(stack) for stack in stacks([2] * SLOTS, 3, torch.float32, 0))
+    wrapper = wrapper_for(SegmentedLora, [1, 1, 1])
+    y = torch.ones(5, 3)
+    wrapper.add_lora_logits(y, torch.randn(5, INPUTS), a, b, 1.0)
+    assert torch.equal(y, torch.ones(5, 3))

@@ -1,0 +1,1 @@
+"""After training: an adapter is proven to be served as it was trained, and taken elsewhere."""
