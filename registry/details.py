@@ -1,7 +1,7 @@
 """A version as people read it: base, files, training, how good it is, how it is served."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -72,39 +72,52 @@ def print_details(
 
 
 def evaluation_tables(evaluation: Mapping[str, Any]) -> "Iterator[Table]":
-    """The scores of an evaluation, the differences, and who was taken for whom."""
+    """The scores of an evaluation with their 95 % intervals, and who was taken for whom."""
     from rich.table import Table
 
-    scores = Table(box=None, pad_edge=False)
-    for title in ("held-out rows", "right", "accuracy", "token F1", "loss", "prompt", "a row"):
-        scores.add_column(title, justify="left" if title == "held-out rows" else "right")
-    few = f"base, {evaluation.get('few_shot_examples')} examples in the prompt"
-    known = [("base", "base"), (few, "few_shot"), ("adapter", "adapter")]
-    for who, name in known:
-        if isinstance(score := evaluation.get(name), Mapping):
-            scores.add_row(
-                who,
-                f"{score.get('correct')}/{score.get('rows')}",
-                _share(score, "accuracy", "low", "high"),
-                _figure(score, "token_f1", "token_f1_low", "token_f1_high", ".2f"),
-                _figure(score, "loss", "loss_low", "loss_high", ".3f"),
-                _number(score.get("prompt_tokens"), ".0f", " tokens"),
-                _number(score.get("seconds"), ".2f", " s"),
-            )
-    yield scores
-    comparison = evaluation.get("comparison")
-    if isinstance(comparison, Mapping) and len(comparison) > 1:
-        better = Table(box=None, pad_edge=False)
-        better.add_column(f"adapter, {comparison.get('metric')}".replace("_", " "))
-        better.add_column("difference (95 %)", justify="right")
-        for who, name in known[:2]:
-            if isinstance(difference := comparison.get(name), Mapping):
-                figure = _figure(difference, "difference", "low", "high", "+.3f")
-                better.add_row(f"over {who}", figure)
-        yield better
-    adapter = evaluation.get("adapter")
-    if isinstance(adapter, Mapping) and (confusion := adapter.get("confusion")):
+    titles = {
+        "base": "base",
+        "few_shot": f"base, {evaluation.get('few_shot_examples')} examples",
+        "adapter": "adapter",
+    }
+    known = {who: evaluation.get(who) for who in titles}
+    scores = {who: score for who, score in known.items() if isinstance(score, Mapping)}
+    differences = evaluation.get("comparison")
+    differences = differences if isinstance(differences, Mapping) else {}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("held-out rows")
+    for who in scores:
+        table.add_column(titles[who], justify="right")
+    figures: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+        "right": lambda _, score: f"{score.get('correct')}/{score.get('rows')}",
+        "accuracy": lambda _, score: _figure(score, "accuracy", "low", "high", ".1%"),
+        "token F1": lambda _, score: _bounded(score, "token_f1", ".2f"),
+        "loss": lambda _, score: _bounded(score, "loss", ".3f"),
+        "prompt": lambda _, score: _number(score.get("prompt_tokens"), ".0f", " tokens"),
+        "a row takes": lambda _, score: _number(score.get("seconds"), ".2f", " s"),
+        "adapter over": lambda who, _: _difference(differences.get(who)),
+    }
+    for title, figure in figures.items():
+        cells = [figure(who, score) for who, score in scores.items()]
+        if any(cells):
+            table.add_row(title, *cells)
+    if metric := differences.get("metric"):
+        table.caption = Text(f"(95 % intervals; adapter over: by {metric}".replace("_", " ") + ")")
+        table.caption_justify = "left"
+    yield table
+    adapter = scores.get("adapter", {})
+    if confusion := adapter.get("confusion"):
         yield _confusion(confusion)
+
+
+def _bounded(score: Mapping[str, Any], key: str, form: str) -> str:
+    return _figure(score, key, f"{key}_low", f"{key}_high", form)
+
+
+def _difference(difference: object) -> str:
+    if not isinstance(difference, Mapping):
+        return ""
+    return _figure(difference, "difference", "low", "high", "+.2f")
 
 
 def _confusion(confusion: Mapping[str, Any]) -> "Table":
@@ -142,18 +155,16 @@ def _circumstances(measured: object) -> str:
     return f"  {measured.get('at')}, {measured.get('rows')}, by {measured.get('by')}"
 
 
-def _share(values: Mapping[str, Any], key: str, low: str, high: str) -> str:
-    return _figure(values, key, low, high, ".1%")
-
-
 def _figure(values: Mapping[str, Any], key: str, low: str, high: str, form: str) -> str:
-    """`0.87 (0.80 to 0.91)`."""
+    """`0.87 (0.80, 0.91)`."""
     value, bounds = values.get(key), (values.get(low), values.get(high))
     if not isinstance(value, int | float):
         return ""
     if not all(isinstance(bound, int | float) for bound in bounds):
         return format(value, form)
-    return f"{value:{form}} ({bounds[0]:{form}} to {bounds[1]:{form}})"
+    return f"{value:{form}} ({bounds[0]:{form}}, {bounds[1]:{form}})".replace("%,", ",").replace(
+        "%)", ")"
+    )
 
 
 def _number(value: object, form: str, unit: str) -> str:

@@ -15,6 +15,7 @@ from lorikeet import app
 COMMANDS = [
     [],
     ["train"],
+    ["eval"],
     ["serve"],
     ["ask"],
     ["adapters"],
@@ -78,6 +79,8 @@ def test_version() -> None:
         (["keys", "revoke", "0123"], 1, "lorikeet keys list"),
         (["ask", "opl", "hi", "--url", "http://127.0.0.1:9/v1"], 1, "lorikeet serve"),
         (["train", "--data", "missing.jsonl", "--name", "x"], 2, "missing.jsonl"),
+        (["eval", "nobody"], 1, "nobody"),
+        (["eval", "nobody", "--shots", "65"], 2, "--shots"),
     ],
 )
 def test_mistakes_are_told_with_their_remedy(

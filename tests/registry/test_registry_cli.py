@@ -75,8 +75,8 @@ def test_show(published: list[Path]) -> None:
     text = run("show", "titulares").stdout
     assert "titulares@2" in text
     assert "steps: 7" in text
-    assert "90.0% (70.0% to 97.0%)" in text
-    assert "+0.750 (+0.500 to +0.900)" in text
+    assert "90.0% (70.0, 97.0)" in text
+    assert "+0.75 (+0.50, +0.90)" in text
     assert "[bold]Hogar" in text  # somebody's label, not our markup
     value = json.loads(run("show", "titulares@1", "--json").stdout)
     assert value["reference"] == "titulares@1"

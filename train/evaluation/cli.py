@@ -49,14 +49,14 @@ def evaluate(
 ) -> None:
     """Ask held-out rows of a version, of its base, and of the base with examples in the prompt.
 
-    The table has the share of right answers, token F1, the held-out loss and what a row costs, with
-    95 % intervals; for labels also who was taken for whom. The result is kept on the version: the
-    gate of `lorikeet adapters promote` reads it.
+    The table has the share of right answers, token F1, the held-out loss, each
+    with its 95 % interval, and what a row costs; for labels also who was taken
+    for whom. It is kept on the version: `lorikeet adapters promote` reads it.
 
     \b
     Examples:
       lorikeet eval titulares
-      lorikeet eval titulares@3 --data held-out.jsonl --examples train.jsonl --shots 8
+      lorikeet eval titulares@3 --data held-out.jsonl --shots 8
       lorikeet eval titulares@3 --url http://127.0.0.1:8000 --no-save --json
 
     Exit codes: 0 evaluated, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.

@@ -117,7 +117,7 @@ def test_the_command_prints_a_table_and_what_the_gate_will_say(
 ) -> None:
     printed = lorikeet_eval("colours@1", "--data", write_rows(*OTHERS), "--no-save")
     assert "held-out rows" in printed
-    assert "base, 3 examples in the prompt" in printed
+    assert "base, 3 examples" in printed
     assert "expected, and what the adapter answered" in printed
     assert "colours@1: it is not shown to be better than" in printed
     with Registry.open(places) as registry:
