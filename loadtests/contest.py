@@ -22,11 +22,12 @@ from loadtests.servers import (
 )
 from loadtests.session import Session
 from loadtests.starts import ADAPTERS, OURS_MANY, measure_start
+from loadtests.training import TrainingContest
 from registry import Base, LorikeetError
 from serve.child import running
 
 SERVERS = ("stock", "bound", "ours")
-SECTIONS = ("throughput", "zipf", "start", "cold", "churn", "scale", "cpu", "fairness")
+SECTIONS = ("throughput", "zipf", "start", "cold", "churn", "scale", "cpu", "fairness", "training")
 TENANTS = ("noisy", "quiet")
 
 
@@ -63,6 +64,8 @@ class Contest:
             self._compare(home, adapters)
         if self._wanted("start", "scale"):
             self._start()
+        if self._wanted("training"):
+            self._train()
 
     def _compare(self, home: DataFolder, adapters: dict[str, Path]) -> None:
         """What is measured on servers that run."""
@@ -135,6 +138,19 @@ class Contest:
                     start = measure_start(plan, log, pages=lists_pages)
                     self.results.starts.append(start)
                     self._say_of(plan.name)(f"ready after {start.seconds:.1f} s")
+
+    def _train(self) -> None:
+        """No server runs meanwhile, and none is compared."""
+        with self._forgiving("training"):
+            self.results.trainings += TrainingContest(
+                base=self.base.path,
+                rows=self.scope.training_rows,
+                held_out_rows=self.scope.held_out_rows,
+                epochs=self.scope.training_epochs,
+                folder=self.folder / "training",
+                output=self.output,
+                say=self.say,
+            ).run()
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:

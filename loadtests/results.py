@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from loadtests import api_cpu, churn, fairness, first_token, starts, throughput
+from loadtests import api_cpu, churn, fairness, first_token, starts, throughput, training
 from loadtests.api_cpu import Spent
 from loadtests.churn import Phase
 from loadtests.fairness import Quiet, Shares
 from loadtests.first_token import Pair
 from loadtests.starts import Start
 from loadtests.throughput import Turn
+from loadtests.training import TrainingRun
 from loadtests.verdict import Verdict
 
 
@@ -33,6 +34,7 @@ class Results:
     loads: list[Spent] = field(default_factory=list)
     quiets: list[Quiet] = field(default_factory=list)
     shares: list[Shares] = field(default_factory=list)
+    trainings: list[TrainingRun] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
 
@@ -45,6 +47,7 @@ class Results:
             *churn.verdicts(self.phases),
             *api_cpu.verdicts(self.loads),
             *fairness.verdicts(self.quiets, self.shares),
+            *training.verdicts(self.trainings),
         ]
 
     def tables(self) -> Iterator[Table]:
@@ -61,6 +64,8 @@ class Results:
             yield api_cpu.table(self.loads)
         if self.quiets or self.shares:
             yield fairness.table(self.quiets, self.shares)
+        if self.trainings:
+            yield training.table(self.trainings)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, the verdicts too; what is not a number is null."""

@@ -20,6 +20,10 @@ class Scope:
     cold_loads: int
     """Beside a steady stream, in each round."""
     cold_rounds: int
+    training_rows: int
+    training_epochs: int
+    held_out_rows: int
+    """Of the example headlines."""
 
     @property
     def names(self) -> list[str]:

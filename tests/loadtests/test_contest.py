@@ -1,18 +1,20 @@
 """The order of things, on the echo engine: a stand-in for stock's server, and ours."""
 
+import functools
 import json
 from pathlib import Path
 
 import psutil
 import pytest
 
-from loadtests import contest, fairness
+from loadtests import contest, fairness, training
 from loadtests.contest import Contest
 from loadtests.results import Results
 from loadtests.scope import Scope
 from loadtests.servers import BOUND, OURS, STOCK, Capacity, ServerPlan, lorikeet_plan
 from loadtests.starts import OURS_MANY
 from loadtests.throughput import BASE, MANY, ONE, ZIPF
+from loadtests.training import PLAIN
 from registry import RegistrySettings, resolve_base
 
 SCOPE = Scope(
@@ -25,6 +27,9 @@ SCOPE = Scope(
     pairs=2,
     cold_loads=3,
     cold_rounds=1,
+    training_rows=4,
+    training_epochs=1,
+    held_out_rows=3,
 )
 CAPACITY = Capacity("float32", 2, 8, 32, 512, 0.1)
 
@@ -119,6 +124,26 @@ def test_starts_with_none_and_with_many(run: Run) -> None:
     assert (none.models, many.models) == (1, 1 + 2 * 150)
     assert len(many.first_pass) == 4
     assert all(start.seconds > 0 and start.resident_mib > 20 for start in results.starts)
+
+
+def test_training_needs_no_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "BATCH_SIZE", 2)
+    two = functools.partial(training.TrainingContest, trainers=(PLAIN, OURS))
+    monkeypatch.setattr(contest, "TrainingContest", two)
+    results = run(["stock", "ours"], ["training"])
+    assert results.problems == []
+    assert results.servers == {}
+    assert [each.trainer for each in results.trainings] == [PLAIN, OURS]
+    assert {each.rows for each in results.trainings} == {4}
+    assert all(each.seconds < each.process_seconds for each in results.trainings)
+    assert all(each.peak_mib > 100 for each in results.trainings)
+    # The base is random: the loss of its answers is about ln(49152), and falls.
+    assert all(each.held_out_loss < each.base_loss for each in results.trainings)
+    assert all(9 < each.base_loss < 12 for each in results.trainings)
+    assert json.loads(run.json.read_text())["trainings"][1]["trainer"] == OURS
+    lost = [verdict.value for verdict in results.verdicts() if "training:" in verdict.promise]
+    assert len(lost) == 3
+    assert all(value > 0 for value in lost)
 
 
 def test_a_server_that_does_not_start_is_noted_and_the_next_one_goes_on(

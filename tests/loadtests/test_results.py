@@ -9,6 +9,7 @@ from loadtests.first_token import Pair
 from loadtests.results import Results
 from loadtests.servers import OURS
 from loadtests.throughput import BASE, ONE, Figures, Turn
+from loadtests.training import PLAIN, TrainingRun
 
 
 def test_what_was_measured_is_written_and_replaced(tmp_path: Path) -> None:
@@ -23,6 +24,10 @@ def test_what_was_measured_is_written_and_replaced(tmp_path: Path) -> None:
     ]
     results.pairs.append(Pair(0.2, 0.1))
     results.shares.append(Shares(OURS, 50.0, 50.0, 0))
+    results.trainings += [
+        TrainingRun(PLAIN, 96, 300, 8000, 40.0, 50.0, 80.0, 1000.0, 0.5, 3.0),
+        TrainingRun(OURS, 96, 300, 8000, 20.0, 30.0, 50.0, 900.0, 0.4, 3.0),
+    ]
     results.problems.append("stock vLLM, zipf: Locust ended")
     results.write(path)
     document = json.loads(path.read_text())
@@ -35,5 +40,7 @@ def test_what_was_measured_is_written_and_replaced(tmp_path: Path) -> None:
     kept = {verdict["promise"]: verdict["kept"] for verdict in document["verdicts"]}
     assert kept["Lorikeet: first token of a cold adapter, of a warm one's"] is False
     assert kept["Lorikeet: two busy tenants, distance of their shares from 50:50"] is True
-    assert len(list(results.tables())) == 3
+    assert kept["training: trained tokens/s of plain SFTTrainer's"] is True
+    assert document["trainings"][1]["held_out_loss"] == 0.4
+    assert len(list(results.tables())) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["bench.json"]
