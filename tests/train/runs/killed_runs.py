@@ -21,15 +21,15 @@ import datasets  # noqa: F401
 import peft  # noqa: F401
 import torch
 import trl  # noqa: F401
-from train.run import TrainRequest, resume, run
-from train.settings_file import load_settings
 from trl import SFTConfig, SFTTrainer  # noqa: F401
 
 from registry import Registry
 from train import trainer
 from train.progress import SilentReporter, Step
+from train.run import TrainRequest, resume, run
 from train.runs import checkpoints
 from train.runs.checkpoints import Checkpoints
+from train.settings_file import load_settings
 
 
 def die() -> None:
