@@ -44,7 +44,7 @@ check: install ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## every promise about speed, beside stock vLLM (25 minutes on 2 cores; BENCH=--quick: 10)
+bench: install ## every promise about speed, beside stock vLLM and the plain SFTTrainer (half an hour on 2 cores; BENCH=--quick: 13 minutes)
 	$(BIN)/python -m loadtests.bench $(BENCH)
 
 # The locks are complete and exact, and installed with --no-deps, because a resolving install goes wrong on the CPU:
