@@ -78,7 +78,10 @@ def _environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 async def engine(
-    base: Base, _environment: None, tmp_path_factory: pytest.TempPathFactory
+    base: Base,
+    _environment: None,
+    strangers: set[psutil.Process],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[VLLMEngine]:
     settings = ServeSettings(
         max_loras=2,
@@ -153,10 +156,21 @@ def ask(engine: VLLMEngine, base: Base) -> Asked:
     return Asked(engine, base)
 
 
-def core(engine: VLLMEngine) -> psutil.Process:
-    """The engine's process."""
+def cores() -> set[psutil.Process]:
+    """Every engine's process under this one, those of the session's servers too."""
     family = psutil.Process().children(recursive=True)
-    (process,) = (child for child in family if "EngineCore" in " ".join(child.cmdline()))
+    return {child for child in family if "EngineCore" in " ".join(child.cmdline())}
+
+
+@pytest.fixture(scope="module")
+def strangers() -> set[psutil.Process]:
+    """The engines that were there before this module's."""
+    return cores()
+
+
+def core(strangers: set[psutil.Process]) -> psutil.Process:
+    """The engine's process."""
+    (process,) = cores() - strangers
     return process
 
 
@@ -271,7 +285,10 @@ async def test_broken_numbers_are_never_delivered_and_harm_nobody_else(
 
 
 async def test_killed_three_times_it_starts_again_and_answers_the_same(
-    ask: Asked, engine: VLLMEngine, adapters: dict[str, EngineAdapter]
+    ask: Asked,
+    engine: VLLMEngine,
+    strangers: set[psutil.Process],
+    adapters: dict[str, EngineAdapter],
 ) -> None:
     await engine.load(adapters["good"])
     expected = await ask(None), await ask(adapters["good"])
@@ -279,7 +296,7 @@ async def test_killed_three_times_it_starts_again_and_answers_the_same(
         stream = await ask.stream(None, max_tokens=400)
         await anext(stream)
         pending = asyncio.create_task(engine.ping())
-        process = core(engine)
+        process = core(strangers)
         process.kill()
         died = time.monotonic()
         with pytest.raises(EngineNotReady):
@@ -306,10 +323,13 @@ async def test_killed_three_times_it_starts_again_and_answers_the_same(
 
 
 async def test_a_hung_engine_is_ended_within_seconds(
-    ask: Asked, engine: VLLMEngine, adapters: dict[str, EngineAdapter]
+    ask: Asked,
+    engine: VLLMEngine,
+    strangers: set[psutil.Process],
+    adapters: dict[str, EngineAdapter],
 ) -> None:
     expected = await ask(None)
-    process = core(engine)
+    process = core(strangers)
     os.kill(process.pid, signal.SIGSTOP)
     waiting = [
         asyncio.create_task(work)
@@ -329,5 +349,7 @@ async def test_a_hung_engine_is_ended_within_seconds(
     assert await ask(None) == expected
 
 
-async def test_the_engine_is_out_of_reach_of_the_terminal(engine: VLLMEngine) -> None:
-    assert os.getsid(core(engine).pid) != os.getsid(0)
+async def test_the_engine_is_out_of_reach_of_the_terminal(
+    engine: VLLMEngine, strangers: set[psutil.Process]
+) -> None:
+    assert os.getsid(core(strangers).pid) != os.getsid(0)
