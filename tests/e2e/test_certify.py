@@ -80,19 +80,19 @@ def test_scores_are_the_same_in_a_crowd(
     version: Any, rows: Any, server: str, client: OpenAI, random_adapters: list[str]
 ) -> None:
     """Prompts that are scored share steps with answers of other adapters."""
-    asked = ScoreServer(server)
+    asked, rows = ScoreServer(server), rows[:4]
     alone = asked.scores(version.reference, rows)
 
     def chat(model: str) -> str:
         answer = client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": "Tell me about the sea."}],
-            max_tokens=48,
+            max_tokens=16,
             temperature=0,
         )
         return answer.choices[0].message.content or ""
 
-    models = [*random_adapters, version.reference] * 2
+    models = [*random_adapters, version.reference]
     quiet = [chat(model) for model in models]
     with ThreadPoolExecutor(len(models)) as pool:
         answers = [pool.submit(chat, model) for model in models]

@@ -24,14 +24,15 @@ class Tolerance:
 
 
 TOLERANCES = {
-    "float32": Tolerance(max=1e-2, mean=1e-3, top1=0.99),
-    "float16": Tolerance(max=0.15, mean=0.02, top1=0.95),
-    "bfloat16": Tolerance(max=1.0, mean=0.1, top1=0.9),
+    "float32": Tolerance(max=1e-3, mean=1e-4, top1=0.99),
+    "float16": Tolerance(max=0.1, mean=0.01, top1=0.97),
+    "bfloat16": Tolerance(max=0.5, mean=0.05, top1=0.95),
 }
 """By the dtype of the served weights: the rounding errors of two ways to compute the same products.
 
-docs/handoff.md has what was measured; these are a few times that, and far below the difference that
-a missing adapter makes."""
+docs/handoff.md has what was measured on a small base; these leave room for larger ones, whose sums
+are longer and whose logits are coarser (bfloat16 has steps of 0.125 at 16), and are far below the
+difference that a missing adapter makes."""
 
 
 @dataclass(frozen=True, slots=True)
