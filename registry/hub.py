@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub. The only importer of huggingface_hub; its errors end here."""
+"""Models from the Hugging Face hub: the only place that downloads any; its errors end here."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from registry.errors import DiskFull, UnknownBase
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "*/*"]
 
 

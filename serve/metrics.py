@@ -116,15 +116,19 @@ class Metrics:
     def observe(self, stats: GenerationStats) -> None:
         """Count one finished generation."""
         label = stats.model
-        self.prompt_tokens.labels(label).inc(stats.prompt_tokens)
-        self.cached_tokens.labels(label).inc(stats.cached_tokens)
-        self.output_tokens.labels(label).inc(stats.output_tokens)
+        self.count_tokens(stats)
         self.generations.labels(label, stats.finish_reason).inc()
         self.ttft.labels(label).observe(stats.ttft_seconds)
         self.queue.labels(label).observe(stats.queue_seconds)
         self.seconds.labels(label).observe(stats.seconds)
         if (tpot := stats.time_per_output_token) is not None:
             self.tpot.labels(label).observe(tpot)
+
+    def count_tokens(self, stats: GenerationStats) -> None:
+        """Count the tokens alone: of a sequence that was scored nobody waits for a first token."""
+        self.prompt_tokens.labels(stats.model).inc(stats.prompt_tokens)
+        self.cached_tokens.labels(stats.model).inc(stats.cached_tokens)
+        self.output_tokens.labels(stats.model).inc(stats.output_tokens)
 
     def exposition(self) -> bytes:
         """Prometheus' text format."""

@@ -137,6 +137,7 @@ async def _score(
 
         def observe(stats: GenerationStats) -> None:
             nonlocal read
+            service.metrics.count_tokens(stats)
             read += stats.prompt_tokens
             seat.charge(read)
             if grant is not None:

@@ -102,18 +102,3 @@ def test_scores_are_the_same_in_a_crowd(
     assert found.max < 1e-3
     assert found.top1 == 1.0
     assert sum(a == b for a, b in zip(quiet, loud, strict=True)) >= len(models) - 1
-
-
-def test_a_merged_model_is_exported(command: Command, version: Any, tmp_path: Path) -> None:
-    out = tmp_path / "merged"
-    done = command(
-        *("adapters", "export", version.reference, str(out)),
-        *("--format", "merged", "--dtype", "bfloat16", "--json"),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    exported = json.loads(done.stdout)
-    assert exported["check"]["top1_agreement"] > 0.9
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(
-        exported["files"]
-    )
-    assert "license: apache-2.0" in (out / "README.md").read_text()
