@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import Base
+from train.allocation import give_back_freed_memory
 from train.answer_trainer import Schedule, make_trainer
 from train.data.masking import Encoded
 from train.errors import BaseNotTrainable, LossNotFinite, SettingsError
@@ -109,6 +110,8 @@ def train_adapter(
     import torch
 
     processes = launched()
+    if hardware.device == "cpu" and settings.gradient_checkpointing is True:
+        give_back_freed_memory()  # who recomputes to save memory means the process's
     targets = resolve_targets(model, settings)
     with ExitStack() as stack:
         folder = run.path if run else Path(stack.enter_context(_scratch()))

@@ -19,13 +19,14 @@ ROWS, LENGTH, TRAINED, STEPS = 4, 256, 48, 2
 
 CHILD = """
 import json, random, sys
+from train.hardware import detect, yield_idle_cores
+yield_idle_cores()
 import bitsandbytes, datasets, peft, transformers, trl
 from trl import SFTTrainer
 from registry import DEFAULT_BASE, RegistrySettings, resolve_base
 from train.allocation import give_back_freed_memory
 from train.base_model import load_base, load_tokenizer
 from train.data.masking import Encoded
-from train.hardware import detect
 from train.settings import TrainSettings
 from train.trainer import train_adapter
 
