@@ -6,7 +6,7 @@ from pathlib import Path
 
 from registry.errors import DiskFull, UnknownBase
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "*/*"]
 
 
