@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from registry.cli import AsJson, Which
 from registry.terminal import print_json
+from train.evaluation.options import BasePlace, HeldOut
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,20 +32,12 @@ KEY_HOURS = 1
 
 
 def certify(
-    reference: Annotated[
-        str, typer.Argument(help="NAME (what is served), NAME@VERSION.", metavar="NAME[@V]")
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Held-out rows; default: those of the run that made the version."),
-    ] = None,
+    reference: Which,
+    data: HeldOut = None,
     rows: Annotated[
         int, typer.Option(min=1, help="At most so many held-out rows, drawn by seed.")
     ] = 32,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Where the base model is: its name, a Hugging Face id or a folder."),
-    ] = None,
+    base: BasePlace = None,
     url: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +54,7 @@ def certify(
     save: Annotated[
         bool, typer.Option("--save/--no-save", help="Record the certificate on the version.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prove that a version is served as it was trained.
 

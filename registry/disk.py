@@ -14,13 +14,18 @@ SPARE_BYTES = 2 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether the operating system says that a disk, a quota or a file's bound is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 @contextmanager
 def translated(settings: RegistrySettings, what: str, needed: int = SPARE_BYTES) -> Iterator[None]:
     """Turn the operating system's errors into ours."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise disk_full(settings, needed) from error
         where = f" ({error.filename})" if error.filename else ""
         raise RegistryUnavailable(

@@ -1,7 +1,6 @@
 """A multipart upload of an adapter, streamed to disk: the files of a folder, or an archive."""
 
 import asyncio
-import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -10,6 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from registry.adapter_folder import ADAPTER_FILES, COMPANION_FILES
+from registry.disk import is_full
 from serve.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def receive(request: Request, folder: Path) -> Path | None:
     except FormParserError as error:
         raise BadRequest(f"The multipart body is broken: {error}.") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full(error):
             raise Unavailable("The server's disk is full.") from error
         raise
     finally:

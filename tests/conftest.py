@@ -3,7 +3,7 @@
 import json
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from registry import DEFAULT_BASE, Base, RegistrySettings, resolve_base
+from registry import DEFAULT_BASE, Base, Registry, RegistrySettings, resolve_base
 from registry.base_modules import linear_modules
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -152,3 +152,10 @@ def _write_adapter(
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@pytest.fixture
+def registry(home: Path) -> Iterator[Registry]:
+    """The registry in `home`."""
+    with Registry.open(RegistrySettings()) as opened:
+        yield opened

@@ -1,12 +1,15 @@
 """Manners for the training libraries: their exceptions become ours, their bars stay off."""
 
-import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from registry import DiskFull, LorikeetError
+from registry.disk import is_full
 from train.errors import OutOfMemory, TrainingFailed
+
+# safetensors and torch.save tell of a failed write in words only.
+_FULL_WORDS = ("no space left", "os error 28", "os error 27", "os error 122", "file write failed")
 
 
 @contextmanager
@@ -31,12 +34,20 @@ def _mapped(doing: str, error: Exception) -> LorikeetError:
             f"no memory left while {doing}",
             remedy="lower batch_size (and raise gradient_accumulation), or max_length",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return DiskFull(f"no disk space left while {doing}", needed=0, remedy="free some space")
     return TrainingFailed(
         f"{doing} failed: {type(error).__name__}: {text}",
         remedy="if the settings look right, report it with the command and this message",
     )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error`, the operating system's or a library's, says that a disk is full."""
+    if is_full(error):
+        return True
+    words = str(error).lower()
+    return any(part in words for part in _FULL_WORDS)
 
 
 def quiet_libraries() -> None:

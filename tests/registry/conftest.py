@@ -1,13 +1,12 @@
 """What the registry's tests share: the tiny base, resolved once, and ways to break an adapter."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adapter_edit import Edit
 
-from registry import Base, Registry, RegistrySettings, resolve_base
+from registry import Base, RegistrySettings, resolve_base
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +32,3 @@ def adapters(tmp_path: Path, base: Base, make_adapter: Any) -> list[Path]:
 def edit(adapter: Path) -> Edit:
     """Ways to change the good adapter."""
     return Edit(adapter)
-
-
-@pytest.fixture
-def registry(home: Path) -> Iterator[Registry]:
-    """A registry of the test's own."""
-    with Registry.open(RegistrySettings()) as opened:
-        yield opened

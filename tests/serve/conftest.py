@@ -1,7 +1,7 @@
 """An application on the echo engine and a registry with two published adapters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,6 @@ Publish = Callable[..., Version]
 @pytest.fixture
 def base(tiny_base: Path, home: Path) -> Base:
     return resolve_base(tiny_base, RegistrySettings(home=home))
-
-
-@pytest.fixture
-def registry(home: Path) -> Iterator[Registry]:
-    with Registry.open(RegistrySettings(home=home)) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from train.data.chat import Chat, Message, ToolCall
-from train.data.rejected import Rejected, Unusable
+from train.data.rejected import Rejected, Unusable, usable
 from train.data.rows import Row
 from train.data.text import turns_of
 from train.data.turns import message_of, tool_of
-from train.errors import DataError
 
 __all__ = ["Chat", "Message", "ToolCall", "parse_rows", "to_chats"]
 
@@ -35,16 +34,7 @@ def to_chats(path: Path, rows: Sequence[Row], data_format: str = "auto") -> list
 
     Raises DataError that names every row that cannot be read.
     """
-    chats: list[Chat] = []
-    problems: list[Rejected] = []
-    for item in parse_rows(rows, data_format):
-        if isinstance(item, Chat):
-            chats.append(item)
-        else:
-            problems.append(item)
-    if problems:
-        raise DataError.of_rows(path, problems)
-    return chats
+    return usable(path, parse_rows(rows, data_format))
 
 
 def parse_rows(rows: Iterable[Row], data_format: str = "auto") -> Iterable[Chat | Rejected]:

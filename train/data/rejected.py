@@ -1,9 +1,13 @@
 """A row that cannot be trained on, and why."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
-from train.errors import RowProblem
+from train.errors import DataError, RowProblem
+
+Item = TypeVar("Item")
 
 Kind = Literal["malformed", "empty", "masked", "template", "too_long", "drift"]
 
@@ -30,3 +34,17 @@ class Unusable(Exception):
     def at(self, line: int) -> Rejected:
         """The problem, with the line of its row."""
         return Rejected(line, self.message, self.expected, self.kind)
+
+
+def usable(path: Path, items: Iterable[Item | RowProblem]) -> list[Item]:
+    """What is no problem of `items`, in order. Raises DataError that names every problem."""
+    kept: list[Item] = []
+    problems: list[RowProblem] = []
+    for item in items:
+        if isinstance(item, RowProblem):
+            problems.append(item)
+        else:
+            kept.append(item)
+    if problems:
+        raise DataError.of_rows(path, problems)
+    return kept

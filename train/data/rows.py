@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.data.rejected import Rejected
+from train.data.rejected import Rejected, usable
 from train.data.stored import stored_rows
-from train.errors import DataError, DataFileMissing, RowProblem
+from train.errors import DataError, DataFileMissing
 
 OnNote = Callable[[str], None]
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
@@ -34,15 +34,7 @@ def read_rows(path: Path, on_note: OnNote = _nobody) -> list[Row]:
     Raises DataFileMissing where there is no such file or its kind is not read, and DataError where
     it is empty, not UTF-8, or has malformed rows (all of them are named).
     """
-    rows: list[Row] = []
-    problems: list[RowProblem] = []
-    for item in scan_rows(path, on_note):
-        if isinstance(item, Row):
-            rows.append(item)
-        else:
-            problems.append(item)
-    if problems:
-        raise DataError.of_rows(path, problems)
+    rows = usable(path, scan_rows(path, on_note))
     if not rows:
         raise no_rows(path)
     return rows

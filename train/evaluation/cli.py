@@ -5,17 +5,14 @@ from typing import Annotated
 
 import typer
 
+from registry.cli import AsJson, Which
 from registry.terminal import print_json
+from train.evaluation.options import BasePlace, HeldOut
 
 
 def evaluate(
-    reference: Annotated[
-        str, typer.Argument(help="NAME (what is served), NAME@VERSION.", metavar="NAME[@V]")
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Held-out rows; default: those of the run that made the version."),
-    ] = None,
+    reference: Which,
+    data: HeldOut = None,
     examples: Annotated[
         Path | None,
         typer.Option(
@@ -31,10 +28,7 @@ def evaluate(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Ask so many held-out rows only, drawn by seed.")
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Where the base model is: its name, a Hugging Face id or a folder."),
-    ] = None,
+    base: BasePlace = None,
     url: Annotated[
         str | None,
         typer.Option(help="Ask this running server, not the model in memory.", metavar="URL"),
@@ -45,7 +39,7 @@ def evaluate(
     save: Annotated[
         bool, typer.Option("--save/--no-save", help="Record the result on the version.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask held-out rows of a version, of its base, and of the base with examples in the prompt.
 

@@ -1,18 +1,15 @@
 """Greedy answers and losses of expected ones from a model in memory, in batches."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from train.batches import Collator, answer_logits, can_share_prefix, prefix_cache
+from train.batches import OnRows, answer_batches, can_share_prefix, prefix_cache
 from train.data.masking import IGNORED, Encoded, common_length
 from train.evaluation.scores import RowLoss
 
 if TYPE_CHECKING:
     import torch
-
-OnRows = Callable[[int], None]
-"""Told how many more rows are done."""
 
 
 def greedy_answers(
@@ -133,28 +130,16 @@ def row_losses(
     """The loss of each row over its trained tokens, in the order of `rows`."""
     import torch
 
-    collator = Collator(pad_id, share_prefix=can_share_prefix(model))
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
     losses = [RowLoss(0.0, 0)] * len(rows)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                batch = collator.collate([rows[index] for index in chosen])
-                batch = {key: value.to(model.device) for key, value in batch.items()}
-                logits, labels = answer_logits(model, batch)
-                nats = torch.nn.functional.cross_entropy(
-                    logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-                )
-                sums, tokens = nats.sum(dim=1).tolist(), (labels != IGNORED).sum(dim=1).tolist()
-                for index, total, count in zip(chosen, sums, tokens, strict=True):
-                    losses[index] = RowLoss(total, count)
-                if on_rows:
-                    on_rows(len(chosen))
-    finally:
-        model.train(was_training)
+    for chosen, logits, labels in answer_batches(
+        model, rows, pad_id=pad_id, batch_size=batch_size, on_rows=on_rows
+    ):
+        nats = torch.nn.functional.cross_entropy(
+            logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        )
+        sums, tokens = nats.sum(dim=1).tolist(), (labels != IGNORED).sum(dim=1).tolist()
+        for index, total, count in zip(chosen, sums, tokens, strict=True):
+            losses[index] = RowLoss(total, count)
     return losses
 
 

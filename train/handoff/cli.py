@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from registry.cli import AsJson, Which
 from registry.terminal import print_json
+from train.evaluation.options import BasePlace
 
 
 def export(
-    reference: Annotated[
-        str, typer.Argument(help="NAME (what is served), NAME@VERSION.", metavar="NAME[@V]")
-    ],
+    reference: Which,
     out: Annotated[Path, typer.Argument(help="A new or an empty folder.", metavar="OUT")],
     kind: Annotated[
         Literal["peft", "merged"],
@@ -24,11 +24,8 @@ def export(
         Literal["bfloat16", "float16", "float32"] | None,
         typer.Option(help="Of merged weights; default: the base's own."),
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Where the base model is: its name, a Hugging Face id or a folder."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    base: BasePlace = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a version to a folder that Hugging Face's tools read, with a model card.
 

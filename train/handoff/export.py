@@ -4,7 +4,6 @@ The folder is put together beside its place and renamed into it when it is whole
 goes wrong before, Ctrl-C and a full disk too, leaves nothing.
 """
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from registry import Base, DiskFull, Registry, RegistrySettings, UsageError, Version
+from registry.disk import is_full
 from train.adapted_model import load_adapted
 from train.base_model import load_tokenizer, stop_ids
 from train.data.chat import Chat, Message
@@ -27,7 +27,7 @@ from train.handoff.model_card import Card, Format, model_card
 from train.handoff.models import free_memory, load_merged
 from train.handoff.token_scores import token_scores
 from train.hardware import Hardware, detect
-from train.libraries import library_errors
+from train.libraries import is_disk_full, library_errors
 from train.progress import Reporter
 from train.settings_file import settings_of
 
@@ -45,7 +45,6 @@ COMPANIONS = (
 )
 """What decides how a model is talked to: the base's own files go with the merged weights."""
 _SPARE_BYTES = 16 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHECKED = (
     ("What is the capital of France?", "The capital of France is Paris."),
@@ -161,7 +160,7 @@ def _staged(out: Path) -> Iterator[Path]:
             f"another export to {out} is under way", remedy="wait for it, or name another folder"
         ) from error
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise _disk_full(out.parent, 0) from error
         raise UsageError(
             f"{out} cannot be written: {error.strerror or error}",
@@ -206,7 +205,7 @@ def _save(merged: Any, base: Base, stage: Path, dtype: str) -> None:
             vars(merged.config).pop("_name_or_path", None)
             merged.save_pretrained(stage)
         except Exception as error:
-            if "No space left" in str(error):  # safetensors' own error is no OSError
+            if is_disk_full(error):
                 raise _disk_full(stage, 0) from error
             raise
     for name in COMPANIONS:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from train.batches import OnRows
 from train.data.masking import IGNORED, Encoded
 from train.errors import ServerFailed
-from train.handoff.token_scores import OnRows, TokenScores
+from train.handoff.token_scores import TokenScores
 
 if TYPE_CHECKING:
     import httpx

@@ -5,9 +5,7 @@ of it is on the disk a marker is written into it, last; a folder without the mar
 checkpoint. Only then are older ones removed.
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,13 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from registry import DiskFull
+from registry.files import sync_file, sync_folder
+from train.libraries import is_disk_full
 from train.runs.folder import replace_file
 
 _MARKER = "complete.json"
 _PREFIX = "checkpoint-"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# safetensors and torch.save tell of a failed write in words only.
-_FULL_WORDS = ("no space left", "os error 28", "os error 27", "os error 122", "file write failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,8 @@ class Checkpoints:
         path = self.path(progress.step)
         _sync(path)
         replace_file(path / _MARKER, json.dumps(asdict(progress)) + "\n")
-        _sync_folder(path)
-        _sync_folder(self.folder)
+        sync_folder(path)
+        sync_folder(self.folder)
         self._remove(keep={progress.step, progress.best_step})
 
     def remove_unfinished(self) -> None:
@@ -113,28 +110,8 @@ class Checkpoints:
                 shutil.rmtree(path)
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether `error`, the operating system's or a library's, says that a disk is full."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    words = str(error).lower()
-    return any(part in words for part in _FULL_WORDS)
-
-
 def _sync(folder: Path) -> None:
     """Make every file in `folder`, at any depth, durable."""
     for path in folder.rglob("*"):
         if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_file(path)

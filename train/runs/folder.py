@@ -19,7 +19,6 @@
 """
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -33,6 +32,7 @@ from typing import Any, Literal
 import yaml
 
 from registry import RegistrySettings
+from registry.files import replacing
 from train.data.chat import Chat
 from train.errors import RunDamaged, UnknownRun
 from train.hardware import Hardware
@@ -254,17 +254,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write `text` beside `path`, make it durable, and rename it there. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    """Put a text in the place of `path`, durably, whole or not at all. Raises OSError."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _version_of(distribution: str) -> str:

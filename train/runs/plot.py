@@ -1,11 +1,11 @@
 """The course of a run as a picture: loss, held-out loss and learning rate by optimiser step."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from registry.files import replacing
 from train.runs.metrics import Metrics
 
 SMOOTHING = 0.9
@@ -31,16 +31,8 @@ def write_loss_plot(metrics: Path, target: Path) -> None:
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     _draw(figure.add_subplot(), lines)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            canvas.print_png(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(target) as file:
+        canvas.print_png(file)
 
 
 def points(lines: Sequence[dict[str, Any]], key: str) -> Points:

@@ -25,12 +25,6 @@ def base(tiny_base: Path, home: Path) -> Base:
 
 
 @pytest.fixture
-def registry(home: Path) -> Iterator[Registry]:
-    with Registry.open(RegistrySettings(home=home)) as opened:
-        yield opened
-
-
-@pytest.fixture
 def publish(
     registry: Registry, base: Base, tmp_path: Path, make_adapter: Callable[..., Path]
 ) -> Callable[..., Version]:

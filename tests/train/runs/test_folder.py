@@ -12,8 +12,9 @@ from train.data.chat import Chat, Message
 from train.data.parts import read_part
 from train.errors import NameBusy, RunChanged, RunDamaged, UnknownRun
 from train.hardware import Hardware
+from train.libraries import is_disk_full
 from train.runs import checkpoints as checkpoints_module
-from train.runs.checkpoints import Checkpoints, Progress, is_disk_full
+from train.runs.checkpoints import Checkpoints, Progress
 from train.runs.cli import app as runs
 from train.runs.folder import (
     RunFolder,
@@ -130,7 +131,7 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.runs.folder.os.fsync", fail)
+    monkeypatch.setattr("registry.files.os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
         replace_file(target, "new")
     assert target.read_text() == "old"
