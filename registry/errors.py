@@ -7,6 +7,11 @@
     │   └── BadReference          a name, version or alias that is not well formed
     ├── UnknownAdapter            no such adapter, version or alias
     ├── UnknownKey                no API key of that id
+    ├── UnknownFile               no such file, or not this tenant's
+    ├── UnknownJob                no such fine-tuning job, or not this tenant's
+    ├── JobConflict               the job, or the file it uses, is not in a state that allows this
+    ├── LeaseLost                 the job is no longer this worker's
+    ├── QuotaReached              a tenant's limit of files or jobs
     ├── UnknownBase               no such base model, or not one that can be used
     ├── BaseNotMade               the embedded base model could not be de-quantised
     ├── AdapterRejected           preflight found errors; `.problems` lists every one
@@ -50,6 +55,26 @@ class UnknownAdapter(LorikeetError):
 
 class UnknownKey(LorikeetError):
     """No API key of that id was ever made."""
+
+
+class UnknownFile(LorikeetError):
+    """No file of that id is kept for this tenant."""
+
+
+class UnknownJob(LorikeetError):
+    """No fine-tuning job of that id is kept for this tenant."""
+
+
+class JobConflict(LorikeetError):
+    """What was asked for cannot be done in the state that the job is in, or its file."""
+
+
+class LeaseLost(LorikeetError):
+    """The job was cancelled or paused, or another worker has it now: stop working on it."""
+
+
+class QuotaReached(LorikeetError):
+    """The tenant has as many bytes of files, or as many unfinished jobs, as it may have."""
 
 
 class UnknownBase(LorikeetError):

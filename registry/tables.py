@@ -6,7 +6,8 @@ from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, Text, UniqueCo
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """The time that a row is entered at, in UTC."""
     return datetime.now(UTC)
 
 
@@ -21,6 +22,8 @@ class AdapterRow(Table):
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     last_number: Mapped[int] = mapped_column(default=0)
+    tenant: Mapped[str | None] = mapped_column(String(64), default=None)
+    """Whose it is: other tenants do not see it. None: everybody's."""
 
 
 class VersionRow(Table):
@@ -40,7 +43,7 @@ class VersionRow(Table):
     folder: Mapped[str] = mapped_column(String(160))
     """Relative to the folder of adapters: `<name>/<number>-<digest12>`."""
     manifest: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
     removed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
 
 
@@ -65,7 +68,7 @@ class PromotionRow(Table):
     alias: Mapped[str] = mapped_column(String(32))
     number: Mapped[int]
     replaced: Mapped[int | None] = mapped_column(default=None)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
     undone_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
 
 
@@ -88,7 +91,7 @@ class QuarantineRow(Table):
     name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     reason: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
 
 
 class RecordingRow(Table):
@@ -116,7 +119,7 @@ class ForcedPromotionRow(Table):
     alias: Mapped[str] = mapped_column(String(32))
     refusal: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
 
 
 class KeyRow(Table):
@@ -132,6 +135,6 @@ class KeyRow(Table):
     tpm: Mapped[int | None] = mapped_column(default=None)
     concurrency: Mapped[int | None] = mapped_column(default=None)
     admin: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
