@@ -49,6 +49,16 @@ class RegistrySettings(BaseSettings):
         return self.adapters / ".staging"
 
     @property
+    def files(self) -> Path:
+        """Folder of the files that were sent for training, and of jobs' metrics."""
+        return self.home / "files"
+
+    @property
+    def jobs(self) -> Path:
+        """Folder of what workers keep of the jobs that they work on, one folder each."""
+        return self.home / "jobs"
+
+    @property
     def runs(self) -> Path:
         """Folder of the training runs, one folder each, with their checkpoints and reports."""
         return self.home / "runs"

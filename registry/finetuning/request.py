@@ -11,10 +11,30 @@ of `lorikeet train` (a test compares the bounds).
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 SUFFIX = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Share = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+
+
+def _servable(targets: list[str]) -> list[str]:
+    if heads := [name for name in targets if name in ("lm_head", "embed_tokens")]:
+        raise ValueError(f"an adapter on {', '.join(heads)} cannot be served")
+    return targets
+
+
+Targets = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=64)]],
+    Field(min_length=1, max_length=32),
+    AfterValidator(_servable),
+]
 
 
 class _Strict(BaseModel):
@@ -58,9 +78,7 @@ class LoraOptions(_Strict):
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     dropout: Share | None = None
     rslora: bool | None = None
-    targets: Literal["all-linear"] | list[Annotated[str, Field(max_length=64)]] | None = Field(
-        default=None, max_length=32
-    )
+    targets: Literal["all-linear"] | Targets | None = None
     quantization: Literal["nf4", "int8", "none"] | None = None
     max_length: Annotated[int, Field(ge=8, le=1_000_000)] | None = None
     too_long: Literal["error", "drop"] | None = None

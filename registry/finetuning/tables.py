@@ -65,6 +65,8 @@ class JobRow(Table):
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
     estimated_finish: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    served_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    """When a worker last began with it: what fairness over tenants goes by."""
 
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger, default=None)
     fine_tuned_model: Mapped[str | None] = mapped_column(MODEL, default=None)
