@@ -9,6 +9,7 @@ import typer
 
 import deploy.certify
 import registry.cli
+import registry.finetuning.cli
 import registry.keys_cli
 import serve.cli
 import train.cli
@@ -17,6 +18,7 @@ import train.evaluation.cli
 import train.handoff.cli
 import train.planner.cli
 import train.runs.cli
+import train.worker.cli
 from registry.terminal import clear_errors
 
 app = typer.Typer(
@@ -37,7 +39,9 @@ registry.cli.app.command(name="certify")(deploy.certify.certify)
 registry.cli.app.command(name="export")(train.handoff.cli.export)
 app.add_typer(registry.cli.app, name="adapters")
 app.add_typer(registry.keys_cli.app, name="keys")
+app.add_typer(registry.finetuning.cli.app, name="jobs")
 app.command(name="serve")(serve.cli.serve)
+app.command(name="worker")(train.worker.cli.worker)
 app.command(name="ask")(serve.cli.ask)
 
 

@@ -32,6 +32,7 @@ from registry import (
     Version,
     check_adapter,
 )
+from registry.finetuning.names import FINE_TUNED
 from serve.auth import Principal
 from serve.engine import Engine, EngineAdapter
 from serve.errors import (
@@ -110,21 +111,30 @@ class Adapters:
         state = "loaded" if entry.ready.done() else "loading"
         return {"state": state, "leases": entry.leases, "reason": None}
 
-    async def resolve(self, model: str, principal: Principal, user: str | None = None) -> Version:
-        """The version that a client's model name means now.
+    async def find(self, model: str, principal: Principal, user: str | None = None) -> Version:
+        """The version that a client's model name means now, whether it can be served or not.
 
         An alias with a canary gives the same version to the same `user`, or else to the same key.
-        Raises: ModelNotFound, also for what the caller may not see; BadRequest for a version that
-        was made for another base; AdapterQuarantined.
+        Raises: ModelNotFound, also for what the caller may not see.
         """
         try:
-            reference = Reference.parse(model)
-            if not principal.sees(reference.name):
-                raise _not_found(model)
-            draw = _draw(reference.name, principal, user)
+            fine_tuned = model.startswith(FINE_TUNED) and model.isprintable()
+            reference = model if fine_tuned else Reference.parse(model)
+            draw = _draw(model.partition("@")[0], principal, user)
             version = await asyncio.to_thread(self._registry.get, reference, draw=draw)
         except (BadReference, UnknownAdapter) as error:
             raise _not_found(model) from error
+        if not principal.sees(version.name, version.tenant):
+            raise _not_found(model)
+        return version
+
+    async def resolve(self, model: str, principal: Principal, user: str | None = None) -> Version:
+        """The version that `find` gives, where it can be served.
+
+        Raises: ModelNotFound; BadRequest for a version that was made for another base;
+        AdapterQuarantined.
+        """
+        version = await self.find(model, principal, user)
         if version.manifest.base.digest != self._base.digest:
             raise BadRequest(
                 f"The adapter `{version.reference}` was made for the base model "

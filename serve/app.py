@@ -9,11 +9,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from registry import Base, DiskFull, LorikeetError, Registry, RegistryUnavailable
+from registry.errors import JobConflict, QuotaReached, UnknownFile, UnknownJob
 from serve.auth import AuthMiddleware
+from serve.disconnect import CLIENT_GONE
 from serve.engine import Engine
-from serve.errors import BadRequest, Internal, ModelNotFound, RequestError, Unavailable
+from serve.errors import BadRequest, Internal, NotFound, RequestError, Unavailable
 from serve.middleware import (
     REQUEST_ID,
     BoundsMiddleware,
@@ -24,6 +27,7 @@ from serve.openapi import describe
 from serve.routes import routers
 from serve.service import Service
 from serve.settings import ServeSettings
+from serve.validation import bad_request
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ def create_app(settings: ServeSettings, engine: Engine, registry: Registry, base
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(LorikeetError, _lorikeet_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
@@ -56,6 +61,7 @@ def create_app(settings: ServeSettings, engine: Engine, registry: Registry, base
         BoundsMiddleware,
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
+        max_file_bytes=settings.max_file_bytes,
     )
     app.add_middleware(AuthMiddleware, authenticator=service.authenticator)
     app.add_middleware(RequestIdMiddleware)
@@ -68,24 +74,43 @@ async def _request_error(_: Request, error: Exception) -> Response:
 
 
 async def _lorikeet_error(_: Request, error: Exception) -> Response:
-    """A failure of the registry: its own words would name paths, so they go to the log."""
+    """A failure of the registry, in OpenAI's shape.
+
+    What is about a tenant's own files and jobs is told in its own words. Those of the rest would
+    name paths, so they go to the log.
+    """
+    assert isinstance(error, LorikeetError)
+    if isinstance(error, UnknownFile | UnknownJob):
+        return error_response(NotFound(error.message, remedy=error.remedy))
+    if isinstance(error, JobConflict):
+        return error_response(BadRequest(error.message, remedy=error.remedy))
+    if isinstance(error, QuotaReached):
+        refused = BadRequest(error.message, remedy=error.remedy, code="quota_reached")
+        return error_response(refused)
     logger.error("%s", error)
-    if isinstance(error, RegistryUnavailable | DiskFull):
+    if isinstance(error, DiskFull):
+        return error_response(Unavailable("The server's disk is full."))
+    if isinstance(error, RegistryUnavailable):
         return error_response(Unavailable("The registry cannot be used at the moment."))
     return error_response(Internal("the server had an error while it answered this request."))
 
 
+async def _client_gone(_: Request, error: Exception) -> Response:
+    """For the log: nobody reads it."""
+    return Response(status_code=CLIENT_GONE)
+
+
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = [f"`{'.'.join(map(str, e['loc'][1:]))}`: {e['msg']}" for e in error.errors()]
-    return error_response(BadRequest(f"{'; '.join(problems)}."))
+    sent = {"body": error.body, "query": {}, "path": {}}
+    return error_response(bad_request(error.errors(), sent, skip=1))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """An unknown route or method, in OpenAI's shape."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        unknown = ModelNotFound(
+        unknown = NotFound(
             f"Unknown request URL: {request.method} {request.url.path}.", code="unknown_url"
         )
         return error_response(unknown)

@@ -35,9 +35,27 @@ class Principal:
         """Whether `/admin` may be used; never without a key."""
         return self.key is not None and self.key.admin
 
-    def sees(self, adapter: str) -> bool:
-        """Whether the adapter of that name exists, as far as this caller is concerned."""
-        return self.key is None or self.key.adapters is None or adapter in self.key.adapters
+    def sees(self, adapter: str, owner: str | None) -> bool:
+        """Whether the adapter of that name exists, as far as this caller is concerned.
+
+        One with an `owner` is for the keys of that tenant, for those that name it, and for admins.
+        """
+        if self.key is None:
+            return True
+        if self.key.adapters is not None:
+            return adapter in self.key.adapters
+        return owner is None or owner == self.tenant or self.admin
+
+    def owns(self, tenant: str) -> bool:
+        """Whether it may do away with what is that tenant's."""
+        limited = self.key is not None and self.key.adapters is not None
+        return self.admin or (tenant == self.tenant and not limited)
+
+    @property
+    def reach(self) -> str | None:
+        """The tenant whose own adapters are all that it sees of such; None: those of others too."""
+        limited = self.key is not None and self.key.adapters is not None
+        return None if self.key is None or self.admin or limited else self.tenant
 
     def require_admin(self) -> None:
         """Raises: Unauthorized without a key, Forbidden with another one."""

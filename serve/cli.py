@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from serve.settings import ServeSettings
 
 
-MODEL, NETWORK, CAPACITY = "Model", "Network", "Capacity"
+MODEL, NETWORK, CAPACITY, TRAINING = "Model", "Network", "Capacity", "Training"
 
 
 def serve(
@@ -101,6 +101,30 @@ def serve(
             help="For answers under way on Ctrl-C or SIGTERM. [dim]30[/]", rich_help_panel=NETWORK
         ),
     ] = None,
+    with_worker: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-worker",
+            help="Run the fine-tuning jobs here too: a lorikeet worker at low priority.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    train_window: Annotated[
+        str | None,
+        typer.Option(
+            help="When it may train: 22:00-06:00, local time. [dim]always[/]",
+            metavar="HH:MM-HH:MM",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    fine_tuning: Annotated[
+        bool | None,
+        typer.Option(
+            "--fine-tuning/--no-fine-tuning",
+            help="Answer /v1/files and /v1/fine_tuning. [dim]yes[/]",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     verbose: Annotated[
         bool | None, typer.Option("--verbose", "-v", help="Show the engine's log and each request.")
     ] = None,
@@ -117,6 +141,8 @@ def serve(
 
       lorikeet serve --port 9000 --max-loras 16 --max-lora-rank 32
 
+      lorikeet serve --with-worker --train-window 22:00-06:00
+
       curl localhost:8000/v1/models
     """
     _run({key: value for key, value in locals().items() if value is not None})
@@ -129,6 +155,7 @@ def _run(given: dict[str, Any]) -> None:
     from registry import Registry, RegistrySettings, UsageError, resolve_base
     from serve.engine.factory import create_engine
     from serve.server import bind, run
+    from serve.worker_child import WorkerChild, worker_command
 
     console = Console(stderr=True, highlight=False)
     settings = _settings(given)
@@ -144,6 +171,7 @@ def _run(given: dict[str, Any]) -> None:
                 remedy="make one (lorikeet keys create --tenant NAME), or say --insecure",
             )
         base = resolve_base(settings.base, places, lambda what, _: status.update(what))
+        worker = WorkerChild(worker_command(settings, listener)) if settings.with_worker else None
         status.update("Loading vLLM" if settings.engine == "vllm" else "Starting")
         engine = create_engine(settings, base, places)
         status.update(f"Starting the engine on {base.id} (half a minute on two cores)")
@@ -156,7 +184,7 @@ def _run(given: dict[str, Any]) -> None:
                 f"[bold]http://{settings.host}:{port}/v1[/]   (Ctrl-C stops)"
             )
 
-        run(settings, engine, registry, base, listener, on_ready)
+        run(settings, engine, registry, base, listener, on_ready, worker)
     console.print("stopped")
 
 

@@ -6,6 +6,9 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+CLIENT_GONE = 499
+"""The status that is counted, never sent, when the client closes the connection."""
+
 
 async def unless_disconnected(request: Request, work: Any) -> Any:
     """The work's result; the work is cancelled when the client goes away.

@@ -8,7 +8,8 @@ LorikeetError                    (registry)
     ├── BadRequest          400  invalid_request_error
     ├── Unauthorized        401  invalid_request_error, code invalid_api_key
     ├── Forbidden           403  invalid_request_error
-    ├── ModelNotFound       404  invalid_request_error, code model_not_found
+    ├── NotFound            404  invalid_request_error
+    │   └── ModelNotFound        code model_not_found
     ├── TooLarge            413  invalid_request_error
     ├── TooManyRequests     429  rate_limit_error, with Retry-After
     ├── Internal            500  server_error
@@ -84,11 +85,15 @@ class BadRequest(RequestError):
     type = "invalid_request_error"
 
 
-class ModelNotFound(RequestError):
-    """No base model, adapter, version or alias of that name."""
+class NotFound(RequestError):
+    """There is no such thing, or not for this caller."""
 
     status = 404
     type = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    """No base model, adapter, version or alias of that name."""
 
 
 class Unauthorized(RequestError):

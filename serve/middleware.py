@@ -38,18 +38,25 @@ class RequestIdMiddleware:
 
 
 UPLOADS = "/admin/adapters/"
+FILES = "/v1/files"
+MULTIPART_BYTES = 64 * 1024
+"""What a file's body may have beside the file."""
 
 
 class BoundsMiddleware:
     """Refuses headers over MAX_HEADER_BYTES and bodies over `max_body_bytes` with 413.
 
-    Only an admin's upload may be larger, up to `max_upload_bytes`.
+    Only what is streamed to disk may be larger: an admin's upload, up to `max_upload_bytes`, and a
+    file for training, up to `max_file_bytes`.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, max_file_bytes: int
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.max_upload_bytes = max_upload_bytes
+        self.max_file_bytes = max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the declared length at once and count what really comes."""
@@ -80,6 +87,8 @@ class BoundsMiddleware:
         await self.app(scope, bounded_receive, send)
 
     def _limit(self, scope: Scope) -> int:
+        if scope["path"] == FILES and scope["method"] == "POST":
+            return self.max_file_bytes + MULTIPART_BYTES
         principal = scope["state"].get("principal")
         upload = scope["path"].startswith(UPLOADS) and principal is not None and principal.admin
         return self.max_upload_bytes if upload else self.max_body_bytes

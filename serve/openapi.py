@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from registry.finetuning.objects import FINE_TUNE
+from registry.finetuning.request import JobRequest
 from serve.request_models import ChatRequest, CompletionRequest
 
 Schema = dict[str, Any]
@@ -25,18 +27,29 @@ ERRORS = {
 }
 ADMIN = (400, 401, 403, 404, 413, 503)
 SCORE = "/admin/score"
+FILES = "/v1/files"
+JOBS = "/v1/fine_tuning/jobs"
+TENANTS = (400, 401, 403, 413, 503)
 STATUS: dict[tuple[str, str], tuple[int, ...]] = {
     ("/v1/chat/completions", "post"): (400, 401, 404, 413, 429, 503),
     ("/v1/completions", "post"): (400, 401, 404, 413, 429, 503),
     (SCORE, "post"): (*ADMIN, 429),
     ("/v1/models", "get"): (400, 401, 413, 503),
     ("/v1/models/{model}", "get"): (400, 401, 404, 413, 503),
+    ("/v1/models/{model}", "delete"): (*TENANTS, 404),
+    (FILES, "post"): (*TENANTS, 429),
+    (FILES, "get"): TENANTS,
+    (JOBS, "post"): (*TENANTS, 404),
+    (JOBS, "get"): TENANTS,
     ("/metrics", "get"): (401, 403, 413),
     ("/openapi.json", "get"): (401, 413),
     ("/health", "get"): (413,),
     ("/ready", "get"): (413,),
 }
-"""The errors that each may answer with; other routes in `/admin` those of ADMIN."""
+"""The errors that each may answer with.
+
+Other routes in `/admin` have those of ADMIN, others about a file or a job the same.
+"""
 
 
 def _object(required: dict[str, Schema], **optional: Schema) -> Schema:
@@ -54,6 +67,8 @@ def _list(items: Schema) -> Schema:
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+MAYBE_OBJECT: Schema = {"type": ["object", "null"]}
+MAYBE_COUNT: Schema = {"type": ["integer", "null"], "minimum": 0}
 USAGE = _object({"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT})
 EVENT = _object({"data": TEXT | {"description": "A chunk in JSON, an error, or [DONE]."}})
 STATE = _object({"status": TEXT}, base=TEXT, reason=TEXT)
@@ -63,6 +78,12 @@ def _answer(kind: str, choice: dict[str, Schema]) -> Schema:
     choice |= {"index": COUNT, "finish_reason": MAYBE_TEXT}
     head = {"id": TEXT, "object": {"const": kind}, "created": COUNT, "model": TEXT}
     return _object({**head, "choices": _list(_object(choice)), "usage": _ref("Usage")})
+
+
+def _page(of: str) -> Schema:
+    return _object(
+        {"object": {"const": "list"}, "data": _list(_ref(of)), "has_more": {"type": "boolean"}}
+    )
 
 
 COMPONENTS: dict[str, Schema] = {
@@ -87,13 +108,69 @@ COMPONENTS: dict[str, Schema] = {
         digest=TEXT,
         aliases=_list(TEXT),
     ),
-    "ModelList": _object(
+    "ModelList": _page("Model"),
+    "File": _object(
         {
-            "object": {"const": "list"},
-            "data": _list(_ref("Model")),
-            "has_more": {"type": "boolean"},
+            "id": TEXT,
+            "object": {"const": "file"},
+            "bytes": COUNT,
+            "created_at": COUNT,
+            "expires_at": MAYBE_COUNT,
+            "filename": TEXT,
+            "purpose": TEXT,
+            "status": TEXT,
         }
     ),
+    "FileList": _page("File"),
+    "Job": _object(
+        {
+            "id": TEXT,
+            "object": {"const": "fine_tuning.job"},
+            "created_at": COUNT,
+            "error": MAYBE_OBJECT,
+            "estimated_finish": MAYBE_COUNT,
+            "fine_tuned_model": MAYBE_TEXT,
+            "finished_at": MAYBE_COUNT,
+            "hyperparameters": {"type": "object"},
+            "metadata": MAYBE_OBJECT,
+            "method": {"type": "object"},
+            "model": TEXT,
+            "organization_id": TEXT,
+            "result_files": _list(TEXT),
+            "seed": COUNT,
+            "status": TEXT,
+            "trained_tokens": MAYBE_COUNT,
+            "training_file": TEXT,
+            "validation_file": MAYBE_TEXT,
+            "lorikeet": {"type": "object"},
+        }
+    ),
+    "JobList": _page("Job"),
+    "JobEvent": _object(
+        {
+            "id": TEXT,
+            "object": {"const": "fine_tuning.job.event"},
+            "created_at": COUNT,
+            "level": TEXT,
+            "message": TEXT,
+            "type": TEXT,
+            "data": {"type": "object"},
+        }
+    ),
+    "JobEventList": _page("JobEvent"),
+    "Checkpoint": _object(
+        {
+            "id": TEXT,
+            "object": {"const": "fine_tuning.job.checkpoint"},
+            "created_at": COUNT,
+            "fine_tuned_model_checkpoint": TEXT,
+            "fine_tuning_job_id": TEXT,
+            "metrics": {"type": "object"},
+            "step_number": COUNT,
+        }
+    ),
+    "CheckpointList": _page("Checkpoint"),
+    "Deleted": _object({"id": TEXT, "object": TEXT, "deleted": {"const": True}}),
     "State": STATE,
     "Scores": _object(
         {
@@ -122,7 +199,20 @@ def _body(kind: str, schema: Schema) -> Schema:
     return {"required": True, "content": {kind: {"schema": schema}}}
 
 
-FILES = {"type": "object", "properties": {"file": _list({"type": "string", "format": "binary"})}}
+def _answers(description: str, name: str) -> Schema:
+    return {"responses": {"200": _json(description, _ref(name))}}
+
+
+BINARY = {"type": "string", "format": "binary"}
+ADAPTER = {"type": "object", "properties": {"file": _list(BINARY)}}
+FILE = _object({"purpose": {"const": FINE_TUNE}, "file": BINARY})
+FILTER = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": TEXT, "maxProperties": 16},
+}
 DESCRIBED: dict[tuple[str, str], Schema] = {
     ("/v1/chat/completions", "post"): _generation("ChatRequest", "ChatCompletion"),
     ("/v1/completions", "post"): _generation("CompletionRequest", "Completion"),
@@ -149,7 +239,30 @@ DESCRIBED: dict[tuple[str, str], Schema] = {
         }
     },
     (SCORE, "post"): {"responses": {"200": _json("A score for each sequence.", _ref("Scores"))}},
-    ("/admin/adapters/{name}", "post"): {"requestBody": _body("multipart/form-data", FILES)},
+    ("/admin/adapters/{name}", "post"): {"requestBody": _body("multipart/form-data", ADAPTER)},
+    ("/v1/models/{model}", "delete"): _answers("It is gone.", "Deleted"),
+    (FILES, "post"): _answers("The file.", "File")
+    | {"requestBody": _body("multipart/form-data", FILE)},
+    (FILES, "get"): _answers("A page of files.", "FileList"),
+    (f"{FILES}/{{file_id}}", "get"): _answers("The file.", "File"),
+    (f"{FILES}/{{file_id}}", "delete"): _answers("It is gone.", "Deleted"),
+    (f"{FILES}/{{file_id}}/content", "get"): {
+        "responses": {
+            "200": {
+                "description": "The bytes.",
+                "content": {"application/octet-stream": {"schema": BINARY}},
+            }
+        }
+    },
+    (JOBS, "post"): _answers("The job.", "Job")
+    | {"requestBody": _body("application/json", _ref("JobRequest"))},
+    (JOBS, "get"): _answers("A page of jobs.", "JobList"),
+    (f"{JOBS}/{{job_id}}", "get"): _answers("The job.", "Job"),
+    (f"{JOBS}/{{job_id}}/cancel", "post"): _answers("The job.", "Job"),
+    (f"{JOBS}/{{job_id}}/pause", "post"): _answers("The job.", "Job"),
+    (f"{JOBS}/{{job_id}}/resume", "post"): _answers("The job.", "Job"),
+    (f"{JOBS}/{{job_id}}/events", "get"): _answers("A page of events.", "JobEventList"),
+    (f"{JOBS}/{{job_id}}/checkpoints", "get"): _answers("A page of them.", "CheckpointList"),
 }
 OPEN = ("/health", "/ready")
 
@@ -158,7 +271,7 @@ def describe(app: FastAPI) -> Schema:
     """The OpenAPI document of an application that `create_app` made."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, models = models_json_schema(
-        [(ChatRequest, "validation"), (CompletionRequest, "validation")],
+        [(kind, "validation") for kind in (ChatRequest, CompletionRequest, JobRequest)],
         ref_template="#/components/schemas/{model}",
     )
     components = document.setdefault("components", {})
@@ -180,8 +293,11 @@ def _complete(path: str, method: str, operation: Schema) -> None:
     extra = DESCRIBED.get((path, method), {})
     operation |= {key: value for key, value in extra.items() if key != "responses"}
     responses |= extra.get("responses", {})
+    if (path, method) == (JOBS, "get"):
+        operation["parameters"].append(FILTER)
     admin = path.startswith("/admin")
-    for status in STATUS.get((path, method), ADMIN) if admin else STATUS[path, method]:
+    grouped = admin or path.startswith((f"{FILES}/", f"{JOBS}/"))
+    for status in STATUS.get((path, method), ADMIN) if grouped else STATUS[path, method]:
         responses.setdefault(str(status), _json(ERRORS[status], _ref("Error")))
     if path in OPEN:
         operation["security"] = []

@@ -16,6 +16,7 @@ from serve.engine import Engine
 from serve.errors import PortInUse, ServeError
 from serve.service import Service
 from serve.settings import ServeSettings
+from serve.worker_child import WorkerChild
 
 ERROR_SECONDS = 5
 """For telling the clients whose answers are cut at the end of the drain."""
@@ -51,8 +52,9 @@ def run(
     base: Base,
     listener: socket.socket,
     on_ready: Callable[[], None],
+    worker: WorkerChild | None = None,
 ) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it; `worker` runs from the first moment of readiness to the drain.
 
     Raises: EngineFailed when the engine does not start.
     """
@@ -65,6 +67,7 @@ def run(
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
+    app.state.service.worker = worker
     uvloop.run(_serve(_Server(config, app.state.service), listener, on_ready))
 
 
@@ -78,6 +81,8 @@ async def _serve(server: "_Server", listener: socket.socket, on_ready: Callable[
             server.should_exit = True
             return
         on_ready()
+        if service.worker is not None:
+            service.worker.start()
 
     announcement = asyncio.create_task(announce())
     await server.serve(sockets=[listener])
@@ -102,13 +107,21 @@ class _Server(uvicorn.Server):
         """As uvicorn's, but the signal is not raised again at the end."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+        if self.force_exit and self.service.worker is not None:
+            self.service.worker.kill()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop admission, wait for the answers, stop the engine."""
+        """Stop admission and the worker, wait for the answers, stop the engine."""
         self.service.drain()
         cut = asyncio.create_task(self._cut_answers())
+        worker = asyncio.create_task(self._stop_worker())
         await super().shutdown(sockets)
         cut.cancel()
+        await worker
+
+    async def _stop_worker(self) -> None:
+        if self.service.worker is not None:
+            await self.service.worker.stop()
 
     async def _cut_answers(self) -> None:
         await asyncio.sleep(self.service.settings.drain_seconds)

@@ -8,11 +8,12 @@ import hashlib
 import hmac
 import logging
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from registry import Base, Limits, Registry, Version
+from registry import DEFAULT_BASE, Base, Limits, Registry, Version
 from serve.adapters import Adapters
 from serve.admission import Admission
 from serve.auth import Authenticator, Principal
@@ -22,6 +23,7 @@ from serve.limits import RateLimits
 from serve.metrics import Metrics
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
+from serve.worker_child import WorkerChild
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,10 @@ class Service:
     authenticator: Authenticator
     vocabulary: int | None
     supervisor: Supervisor = field(init=False)
+    worker: WorkerChild | None = None
     draining: bool = False
+    uploading: Counter[str] = field(default_factory=Counter)
+    """Files that are being received, by tenant."""
     _salt: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     _held: list[Version] = field(default_factory=list)
 
@@ -127,6 +132,16 @@ class Service:
         if self.supervisor.hopeless:
             return "failed"
         return "starting" if self.supervisor.state == "starting" else "restarting"
+
+    @property
+    def base_place(self) -> str:
+        """Where a worker, elsewhere too, finds the base: what `resolve_base` takes."""
+        base = self.base
+        if base.revision is not None:
+            return f"{base.id}@{base.revision}"
+        if base.path == self.registry.settings.bases / DEFAULT_BASE:
+            return DEFAULT_BASE
+        return str(base.path)
 
     def admit(self) -> None:
         """Raises: EngineNotReady."""

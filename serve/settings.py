@@ -5,9 +5,10 @@ Every field is a flag of `lorikeet serve` (`--max-loras 16`) and an environment 
 """
 
 import ipaddress
+import re
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry import DEFAULT_BASE
@@ -56,6 +57,14 @@ class ServeSettings(BaseSettings):
     max_body_bytes: int = Field(default=4 * 1024**2, ge=1024)
     max_upload_bytes: int = Field(default=4 * 1024**3, ge=1024)
     """Of an adapter that an admin uploads."""
+    fine_tuning: bool = True
+    """Answer `/v1/files` and `/v1/fine_tuning`."""
+    max_file_bytes: int = Field(default=512 * 1024**2, ge=1024)
+    """Of one file that a tenant sends for training."""
+    max_tenant_file_bytes: int = Field(default=10 * 1024**3, ge=1024)
+    """Of all files that are kept for a tenant."""
+    max_tenant_jobs: int = Field(default=100, ge=1)
+    """Fine-tuning jobs of a tenant that are not done."""
     max_output_tokens: int = Field(default=8192, ge=1)
     """Bound of `max_tokens` in a request."""
     load_timeout_seconds: float = Field(default=60, gt=0)
@@ -66,6 +75,10 @@ class ServeSettings(BaseSettings):
     """How long it may owe one before it is taken for hung and started anew."""
     drain_seconds: int = Field(default=30, ge=0)
     """How long running answers may take after Ctrl-C or SIGTERM."""
+    with_worker: bool = False
+    """Run `lorikeet worker` beside the server."""
+    train_window: str | None = None
+    """When that worker may train, in the machine's local time: 22:00-06:00; None: always."""
     lora_requests_info: bool = False
     """Expose `vllm:lora_requests_info`, whose labels grow without bound."""
     verbose: bool = False
@@ -77,6 +90,23 @@ class ServeSettings(BaseSettings):
             raise ValueError(
                 f"max_loaded ({self.max_loaded}) must be at least max_loras ({self.max_loras})"
             )
+        return self
+
+    @field_validator("train_window")
+    @classmethod
+    def _window(cls, window: str | None) -> str | None:
+        """The worker parses it; here it is told at once what it would refuse."""
+        clock = r"(?:[01]?\d|2[0-3]):[0-5]\d"
+        if window is not None and window != "24h":
+            found = re.fullmatch(f"({clock})-({clock})", window)
+            if found is None or found[1].zfill(5) == found[2].zfill(5):
+                raise ValueError("write two times of the day, such as 22:00-06:00, or 24h")
+        return window
+
+    @model_validator(mode="after")
+    def _window_has_a_worker(self) -> Self:
+        if self.train_window is not None and not self.with_worker:
+            raise ValueError("--train-window is for the worker that --with-worker starts")
         return self
 
     @property

@@ -17,8 +17,9 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from registry.bases import Base
@@ -50,15 +51,17 @@ class Jobs:
         base: Base,
         place: str,
         retry: bool = False,
+        key: str = "",
         most_unfinished: int | None = None,
     ) -> Job:
         """A new job of `tenant`; `place` is where a worker finds the base (`resolve_base`).
 
-        With `retry`, the job that an equal request made in the last ten minutes is given again.
+        With `retry`, the job that an equal request of this `key`, which tells apart what only
+        looks the same, made in the last ten minutes is given again.
         Raises UnknownFile, UsageError for a file of the wrong purpose, and QuotaReached where the
         tenant has `most_unfinished` jobs already.
         """
-        digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        digest = hashlib.sha256(f"{key}\n{request.model_dump_json()}".encode()).hexdigest()
         with self._database.writing() as session:
             now = self._database.now(session)
             if retry:
@@ -119,12 +122,12 @@ class Jobs:
         *,
         after: str | None = None,
         limit: int = 20,
-        metadata: dict[str, str] | None = None,
+        metadata: dict[str, str] | Literal["null"] | None = None,
         status: Status | None = None,
     ) -> Page[Job]:
-        """The jobs, the newest first; of those with `metadata`, each of its pairs.
+        """The jobs, the newest first; with `metadata` those that have each of its pairs.
 
-        Raises UnknownJob for `after`.
+        "null" is for those without any metadata. Raises UnknownJob for `after`.
         """
         with self._database.session() as session:
             last = _find(session, tenant, after) if after is not None else None
@@ -133,8 +136,10 @@ class Jobs:
                 wanted = wanted.where(JobRow.tenant == tenant)
             if status is not None:
                 wanted = wanted.where(JobRow.status == status)
+            if metadata == "null":
+                wanted, metadata = wanted.where(JobRow.labels.is_(None)), None
             for key, value in (metadata or {}).items():
-                wanted = wanted.where(JobRow.labels[key].as_string() == value)
+                wanted = wanted.where(_has(session, key, value))
             by = (JobRow.created_at, JobRow.id)
             return page(session, wanted, by, after=last, limit=limit, make=job_of)
 
@@ -262,6 +267,15 @@ def job_of(row: JobRow) -> Job:
         error=row.error,
         worker=row.worker,
     )
+
+
+def _has(session: Session, key: str, value: str) -> ColumnElement[bool]:
+    """Whether the labels have a pair: SQLite's JSON paths miss keys that JSON escapes, as é."""
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    each = func.json_each if sqlite else func.json_each_text
+    pairs = each(JobRow.labels).table_valued("key", "value")
+    found = select(1).select_from(pairs).where(pairs.c.key == key, pairs.c.value == value)
+    return found.correlate(JobRow).exists()
 
 
 def _find(session: Session, tenant: str | None, job_id: str) -> JobRow:

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.tables import Table, now
+from registry.tables import Table, UtcDateTime, now
 
 TENANT = String(64)
 ADAPTER = String(64)
@@ -25,8 +25,8 @@ class FileRow(Table):
     filename: Mapped[str] = mapped_column(String(255))
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64), index=True)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
-    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
 
 class JobRow(Table):
@@ -60,12 +60,12 @@ class JobRow(Table):
     adapter: Mapped[str] = mapped_column(ADAPTER)
     request_digest: Mapped[str | None] = mapped_column(String(64), default=None)
 
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
-    validated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
-    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
-    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
-    estimated_finish: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
-    served_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    validated_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    estimated_finish: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    served_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
     """When a worker last began with it: what fairness over tenants goes by."""
 
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger, default=None)
@@ -75,7 +75,7 @@ class JobRow(Table):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
 
     worker: Mapped[str | None] = mapped_column(String(128), default=None)
-    lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
     attempt: Mapped[int] = mapped_column(default=0)
 
 
@@ -89,7 +89,7 @@ class EventRow(Table):
     id: Mapped[str] = mapped_column(String(40), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     key: Mapped[str | None] = mapped_column(String(64), default=None)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     level: Mapped[str] = mapped_column(String(8))
     type: Mapped[str] = mapped_column(String(8))
     message: Mapped[str] = mapped_column(Text)
@@ -113,8 +113,8 @@ class ModelRow(Table):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     step: Mapped[int | None] = mapped_column(default=None)
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
-    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
 
 class WorkerRow(Table):
@@ -125,4 +125,4 @@ class WorkerRow(Table):
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     devices: Mapped[list[str]] = mapped_column(JSON)
     doing: Mapped[str] = mapped_column(Text)
-    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -72,7 +72,7 @@ class NewKey(_Body):
 
 @router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
-    """The engine's state, and who waits and who is served."""
+    """The engine's state, who waits and who is served, and the worker of `--with-worker`."""
     service = service_of(request)
     return {
         "status": service.status,
@@ -80,6 +80,7 @@ async def status(request: Request) -> dict[str, Any]:
         "slots": service.engine.max_loras,
         "max_loaded": service.engine.max_loaded,
         "admission": service.admission.snapshot(),
+        "worker": None if service.worker is None else service.worker.status(),
     }
 
 

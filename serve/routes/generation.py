@@ -15,7 +15,7 @@ from registry import Version
 from serve import json_body
 from serve.adapters import engine_name
 from serve.auth import Principal
-from serve.disconnect import unless_disconnected
+from serve.disconnect import CLIENT_GONE, unless_disconnected
 from serve.engine import Answer, GenerationRequest, GenerationStats
 from serve.engine.protocol import Endpoint
 from serve.errors import BadRequest, Internal, OutputNotFinite, RequestError
@@ -25,8 +25,6 @@ from serve.service import Service, principal_of, service_of
 logger = logging.getLogger(__name__)
 router = APIRouter()
 MODEL_HEADER = "x-lorikeet-model"
-CLIENT_GONE = 499
-"""The status that is counted, never sent, when the client closes the connection."""
 BYTES_A_TOKEN = 4
 """Of a request, roughly: for its share of a key's tokens until they are counted."""
 EXPECTED_TOKENS = 256

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: the base and every adapter version that the caller may ask for."""
+"""`/v1/models`: the base and every adapter version that the caller may ask for."""
 
 import asyncio
 from itertools import groupby
@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from registry import PROD, Version
+from registry import PROD, AliasRefused, UnknownAdapter, Version
 from serve.auth import Principal
-from serve.errors import BadRequest
+from serve.errors import BadRequest, Forbidden
 from serve.service import Service, principal_of, service_of
 
 router = APIRouter()
@@ -23,8 +23,8 @@ async def list_models(
 ) -> dict[str, Any]:
     """OpenAI's list: the base, each adapter by its bare name, and each of its versions.
 
-    Whole without `limit`; with it a page, and `has_more`. `after` is the last id of the page
-    before.
+    Fine-tuned models have their `ft:` names beside these. Whole without `limit`; with it a page,
+    and `has_more`. `after` is the last id of the page before.
     """
     service, principal = service_of(request), principal_of(request)
     cards = await asyncio.to_thread(_cards, service, principal)
@@ -46,14 +46,45 @@ async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     return _card(service, model, await service.adapters.resolve(model, principal_of(request)))
 
 
+@router.delete("/v1/models/{model:path}")
+async def delete_model(request: Request, model: str) -> dict[str, Any]:
+    """Delete a fine-tuned model of the caller's tenant; 503 while requests use it."""
+    service, principal = service_of(request), principal_of(request)
+    found = None
+    if model != service.base.id:
+        version = await service.adapters.find(model, principal)
+        found = await asyncio.to_thread(service.registry.models.find, model)
+    if found is None:
+        raise Forbidden(
+            f"`{model}` is no fine-tuned model: only those are deleted here. An operator removes "
+            "a version of an adapter with DELETE /admin/adapters/NAME@VERSION.",
+            param="model",
+        )
+    if not principal.owns(found.tenant):
+        raise Forbidden(f"This key may use `{model}`, but not delete it.", param="model")
+    await service.adapters.unload(version)
+    try:
+        await asyncio.to_thread(service.registry.models.delete, found.tenant, model)
+    except AliasRefused as error:
+        raise BadRequest(f"{error.message} ({error.remedy}).", param="model") from error
+    except UnknownAdapter:
+        pass  # somebody else was faster
+    return {"id": model, "object": "model", "deleted": True}
+
+
 def _cards(service: Service, principal: Principal) -> list[dict[str, Any]]:
     cards = [_base_card(service)]
+    seen: dict[str, Version] = {}
     for name, group in groupby(service.registry.list(), lambda version: version.name):
         versions = [v for v in group if v.manifest.base.digest == service.base.digest]
-        if versions and principal.sees(name):
+        if versions and principal.sees(name, versions[0].tenant):
             meant = next((v for v in versions if PROD in v.aliases), versions[-1])
             cards.append(_card(service, name, meant))
             cards += [_card(service, version.reference, version) for version in versions]
+            seen |= {version.reference: version for version in versions}
+    for model in service.registry.models.list(principal.reach):
+        if model.reference in seen:
+            cards.append(_card(service, model.name, seen[model.reference]))
     return cards
 
 
@@ -73,7 +104,7 @@ def _card(service: Service, name: str, version: Version) -> dict[str, Any]:
         "id": name,
         "object": "model",
         "created": int(version.manifest.created_at.timestamp()),
-        "owned_by": OWNER,
+        "owned_by": version.tenant or OWNER,
         "root": version.reference,
         "parent": service.base.id,
         "digest": version.digest,

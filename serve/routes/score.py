@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from registry import Version
 from serve.adapters import engine_name
 from serve.auth import Principal
-from serve.disconnect import unless_disconnected
+from serve.disconnect import CLIENT_GONE, unless_disconnected
 from serve.engine import GenerationStats, ScoreRequest, SequenceScore
 from serve.errors import BadRequest, OutputNotFinite, RequestError
 from serve.service import Service, principal_of, service_of
@@ -25,7 +25,6 @@ MAX_SEQUENCE_TOKENS = 2048
 """The logits of all its places are in memory together: 2 GB with a vocabulary of 128,000."""
 MAX_TOKENS = 16_384
 """Of a request, in all its sequences."""
-CLIENT_GONE = 499
 
 
 def _who_may_operate(request: Request) -> None:
@@ -45,7 +44,7 @@ class Scoring(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(default=None, min_length=1, max_length=128)
+    model: str | None = Field(default=None, min_length=1, max_length=512)
     sequences: list[
         Annotated[list[TokenId], Field(min_length=2, max_length=MAX_SEQUENCE_TOKENS)]
     ] = Field(min_length=1, max_length=MAX_SEQUENCES)

@@ -12,6 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry import Base, Registry, RegistrySettings, Version, resolve_base
+from registry.finetuning.names import steps_adapter
+from registry.finetuning.objects import RESULTS, Job
 from serve.app import create_app
 from serve.engine.echo import EchoEngine
 from serve.server import bind
@@ -37,6 +39,37 @@ def publish(
         return registry.publish(folder, name, base=base)
 
     return published
+
+
+@pytest.fixture
+def train(
+    registry: Registry, base: Base, tmp_path: Path, make_adapter: Callable[..., Path]
+) -> Callable[[], Job]:
+    """Do what a worker does with the next job: two steps, a checkpoint, results, a model."""
+
+    def trained() -> Job:
+        checking = registry.queue.claim_validation("worker-1", lease_seconds=60)
+        assert checking is not None
+        checking.validated({"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 1.0})
+        claim = registry.queue.claim_training("worker-1", lease_seconds=60)
+        assert claim is not None
+        job = claim.job
+        for step in (1, 2):
+            figures = {"step": step, "total_steps": 2, "train_loss": 2.0 / step}
+            claim.metrics(step, f"Step {step}/2: training loss={2.0 / step:.2f}", figures)
+        made = make_adapter(tmp_path / job.id, base, seed=int(job.seed))
+        owned: dict[str, Any] = {"base": base, "origin": "fine-tune", "tenant": job.tenant}
+        step_2 = registry.publish(made, steps_adapter(job.adapter), **owned)
+        claim.checkpoint(2, step_2, {"step": 2, "train_loss": 1.0})
+        with registry.files.receiving() as incoming:
+            incoming.write(b"step,train_loss\n1,2.0\n2,1.0\n")
+            results = registry.files.add(
+                incoming, tenant=job.tenant, purpose=RESULTS, filename="step_metrics.csv"
+            )
+        version = registry.publish(made, job.adapter, **owned)
+        return claim.succeed(version, trained_tokens=99, result_files=[results.id])
+
+    return trained
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from registry.finetuning.objects import FINE_TUNE
+from registry.finetuning.request import JobRequest
 from serve.errors import RequestError
 from serve.openapi import ERRORS, describe
 from serve.routes import routers
@@ -39,17 +41,25 @@ def anyio_backend() -> str:
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_request_breaks_the_server_or_its_promises(
-    run: Any, publish: Any, registry: Any, mode: GenerationMode
+    run: Any, publish: Any, registry: Any, base: Any, mode: GenerationMode
 ) -> None:
     publish("opl")
     _, secret = registry.keys.create("t", admin=True)
+    with registry.files.receiving() as incoming:
+        incoming.write(b"{}\n")
+        file = registry.files.add(incoming, tenant="t", purpose=FINE_TUNE, filename="a.jsonl")
+    request = JobRequest(model=base.id, training_file=file.id)
+    job = registry.jobs.create(request, tenant="t", base=base, place=str(base.path))
+    there = {"file_id": file.id, "job_id": job.id, "training_file": file.id}
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(run()) as running:
-        base = running.service.base.id
+        there["model"] = running.service.base.id
         schema = schemathesis.openapi.from_dict(describe(running.app))
 
         def answered(case: Any) -> None:
-            if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-                case.body |= {"model": base} if "model" in case.body else {}
+            if mode is GenerationMode.POSITIVE:
+                for sent in (case.body, case.path_parameters):
+                    if isinstance(sent, dict):
+                        sent |= {name: there[name] for name in sent.keys() & there.keys()}
             asked = requests.Request(
                 **case.as_transport_kwargs(
                     base_url="http://test", headers={"authorization": f"Bearer {secret}"}
@@ -66,7 +76,9 @@ def test_no_request_breaks_the_server_or_its_promises(
             )
             case.validate_response(response, checks=CHECKS)
             running.service.resume()
+            answers.setdefault(case.operation.label, set()).add(response.status_code)
 
+        answers: dict[str, set[int]] = {}
         tried = 0
         for result in schema.get_all_operations():
             operation = result.ok()
@@ -83,7 +95,13 @@ def test_no_request_breaks_the_server_or_its_promises(
                     suppress_health_check=list(HealthCheck),
                 )(test)
             )()
-        assert tried >= (18 if mode is GenerationMode.POSITIVE else 7)
+        assert tried >= (30 if mode is GenerationMode.POSITIVE else 12)
+        if mode is GenerationMode.POSITIVE:
+            reached = {route.partition(" ")[2] for route, seen in answers.items() if 200 in seen}
+            assert {path for path in schema.raw_schema["paths"] if "/v1/" in path} - reached == {
+                "/v1/fine_tuning/jobs/{job_id}/pause",  # it was cancelled before
+                "/v1/fine_tuning/jobs/{job_id}/resume",
+            }
 
 
 def test_every_route_and_every_error_is_described() -> None:

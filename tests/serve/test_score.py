@@ -80,7 +80,7 @@ async def test_the_tokens_are_the_keys_own(run: Any, registry: Any) -> None:
         ({"sequences": [[1, 49152]]}, "not below 49152"),
         ({"sequences": [[1, 2.5]]}, "valid integer"),
         ({"sequences": [[1, True]]}, "valid integer"),
-        ({"sequences": [[1, 2]], "prompt": "x"}, "Extra inputs"),
+        ({"sequences": [[1, 2]], "prompt": "x"}, "Unknown field `prompt`"),
         ({"sequences": [[1, 2]], "model": ""}, "at least 1 character"),
     ],
 )

@@ -109,10 +109,12 @@ def test_lists_page_the_newest_first(registry: Registry, make_job: MakeJob) -> N
 def test_lists_filter_by_metadata_and_status(registry: Registry, make_job: MakeJob) -> None:
     red = make_job(metadata={"colour": "red", "size": "1"})
     make_job(metadata={"colour": "blue", "size": "1"})
-    make_job()
+    none, odd = make_job(), make_job(metadata={'größe "1"\n': "ä"})
     found = registry.jobs.list("acme", metadata={"colour": "red", "size": "1"})
     assert [job.id for job in found.data] == [red.id]
     assert registry.jobs.list("acme", metadata={"it's": '"'}).data == []
+    assert registry.jobs.list("acme", metadata={'größe "1"\n': "ä"}).data == [odd]
+    assert registry.jobs.list("acme", metadata="null").data == [none]
     registry.jobs.cancel("acme", red.id)
     assert [job.id for job in registry.jobs.list("acme", status="cancelled").data] == [red.id]
 
