@@ -23,6 +23,10 @@ COMMANDS = [
     *(["adapters", name] for name in ("import", "check", "verify", "remove")),
     ["keys"],
     *(["keys", name] for name in ("create", "list", "revoke")),
+    ["worker"],
+    ["jobs"],
+    *(["jobs", name] for name in ("list", "show", "follow", "cancel", "pause", "resume")),
+    *(["jobs", name] for name in ("prioritize", "workers")),
 ]
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft", "datasets", "openai", "numpy"}
 
@@ -42,13 +46,21 @@ def test_every_help_teaches(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
     assert "Usage:" in result.output
-    if command not in ([], ["adapters"], ["keys"]):
+    if command not in ([], ["adapters"], ["keys"], ["jobs"]):
         assert f"lorikeet {' '.join(command)}" in result.output.replace("\n", " ")
         assert "Example" in result.output
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["train", "--help"], ["adapters", "list"], ["keys", "list"]]
+    "command",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["worker", "--help"],
+        ["adapters", "list"],
+        ["keys", "list"],
+        ["jobs", "list"],
+    ],
 )
 def test_help_and_registry_commands_import_nothing_heavy(command: list[str], home: Path) -> None:
     script = (
@@ -77,6 +89,7 @@ def test_version() -> None:
         (["adapters", "promote", "Bad Name", "1"], 2, "name"),
         (["keys", "create", "--tenant", "Bad Name"], 2, "a-z"),
         (["keys", "revoke", "0123"], 1, "lorikeet keys list"),
+        (["jobs", "cancel", "ftjob-0"], 1, "lorikeet jobs list"),
         (["ask", "opl", "hi", "--url", "http://127.0.0.1:9/v1"], 1, "lorikeet serve"),
         (["train", "--data", "missing.jsonl", "--name", "x"], 2, "missing.jsonl"),
         (["eval", "nobody"], 1, "nobody"),

@@ -21,6 +21,9 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python|json)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 REAL_ENGINE = ("lorikeet serve ", "lorikeet adapters certify ")
+FOR_EVER = ("lorikeet jobs follow ",)
+"""Waits for what no worker trains here."""
+EMBEDDED = "smollm2-135m-instruct"
 QUICK = (
     "--set max_steps=1 --set max_eval_rows=1 --set eval_fraction=0.4 "
     "--set max_new_tokens=2 --set baselines=false --set max_length=512"
@@ -64,11 +67,11 @@ def test_the_tour(
     base = resolve_base(tiny_base, RegistrySettings(home=home))
     make_adapter(tmp_path / "path" / "to" / "adapter", base)
     log = tmp_path / "server.log"
-    (program,) = (block for kind, block in BLOCKS if kind == "python")
+    program, fine_tuning = (block for kind, block in BLOCKS if kind == "python")
     with child_server(["--engine", "echo", "--base", str(tiny_base)], log) as server:
         url, ran = server.url, 0
         for line in COMMANDS:
-            if line.startswith(("make ", *REAL_ENGINE)):
+            if line.startswith(("make ", *REAL_ENGINE, *FOR_EVER)):
                 continue  # checked above and below; the server runs already
             name, is_set, command = line.partition("=$(")
             if is_set:  # each line has a shell of its own
@@ -79,9 +82,9 @@ def test_the_tour(
             ran += 1
             if line.startswith("lorikeet ask") and "--api-key" not in line:
                 program = program.replace("http://127.0.0.1:8000", url)
-                assert "support@1 support@1: Who made OPL?" in _run(
-                    f"{sys.executable} -c '{program}'", tmp_path
-                )
+                assert "support@1 support@1: Who made OPL?" in _python(program, tmp_path)
+                job = _python(program + fine_tuning.replace(EMBEDDED, base.id), tmp_path)
+                assert re.search("^ftjob-[a-z0-9]+ validating_files$", job, re.MULTILINE)
     assert ran >= 10
     with Registry.open(RegistrySettings(home=home)) as registry:
         assert {version.reference for version in registry.list()} == {
@@ -91,12 +94,14 @@ def test_the_tour(
         assert registry.get("support").number == 1
 
 
-@pytest.mark.parametrize("start", REAL_ENGINE)
-def test_what_needs_the_real_engine_is_valid(start: str) -> None:
+@pytest.mark.parametrize("start", [*REAL_ENGINE, *FOR_EVER])
+def test_what_is_not_run_here_is_valid(start: str) -> None:
     """Run by the end-to-end tests."""
-    (line,) = (line for line in COMMANDS if line.startswith(start))
-    result = CliRunner().invoke(app, [*line.split()[1:], "--help"])
-    assert result.exit_code == 0
+    lines = [line for line in COMMANDS if line.startswith(start)]
+    assert lines
+    for line in lines:
+        result = CliRunner().invoke(app, [*line.split()[1:], "--help"])
+        assert result.exit_code == 0
 
 
 def _for_the_test(line: str, url: str, tiny_base: Path) -> str:
@@ -106,12 +111,16 @@ def _for_the_test(line: str, url: str, tiny_base: Path) -> str:
         line += f" --base {tiny_base} {QUICK}"
     if " ask " in line:
         line += f" --url {url}/v1"
-    line = line.replace("smollm2-135m-instruct", str(tiny_base))
+    line = line.replace(EMBEDDED, str(tiny_base))
     if " promote " in line:  # one step on a random base convinces no gate
         line += " --force 'a test'"
     if " check " in line or " import " in line or " eval " in line:
         line += f" --base {tiny_base}"
     return line
+
+
+def _python(program: str, folder: Path) -> str:
+    return _run(f"{sys.executable} -c '{program}'", folder)
 
 
 def _run(command: str, folder: Path) -> str:
