@@ -55,12 +55,12 @@ class Aliases:
                 select(AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent)
                 .outerjoin(CanaryRow, CANARY_OF_ALIAS)
                 .where(AliasRow.name == name)
-                .order_by(AliasRow.alias)
             )
-            return [
+            aliases = [
                 Alias(alias, number, canary, percent or 0)
                 for alias, number, canary, percent in found
             ]
+        return sorted(aliases, key=lambda alias: alias.alias)  # not by a collation
 
     def promote(
         self, name: str, number: int, alias: str, forced: tuple[str, str] | None = None

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from registry.aliases import CANARY_OF_ALIAS, Alias
 from registry.database import Database
-from registry.errors import AliasRefused, RegistryUnavailable, UnknownAdapter
+from registry.errors import AliasRefused, BadReference, RegistryUnavailable, UnknownAdapter
 from registry.manifest import Manifest
 from registry.reference import LATEST, PROD, Reference
 from registry.tables import AdapterRow, AliasRow, CanaryRow, QuarantineRow, RecordingRow, VersionRow
@@ -76,6 +76,7 @@ class Catalogue:
                 aliases.setdefault(name, []).append(Alias(alias, number, canary, percent or 0))
             read = self._versions(rows, [(row.id, row.revision) for row in live])
             versions = [(version, row.reason) for version, row in zip(read, live, strict=True)]
+        versions.sort(key=lambda pair: (pair[0].name, pair[0].number))  # not by a collation
         latest = {version.name: version.number for version, _ in versions}  # ascending numbers
         for name, number in latest.items():
             aliases.setdefault(name, []).append(Alias(LATEST, number))
@@ -103,17 +104,28 @@ class Catalogue:
             found = rows.execute(select(VersionRow.folder, VersionRow.removed_at.is_(None)))
             return {folder: bool(live) for folder, live in found}
 
-    def reserve(self, name: str) -> int:
-        """The next number of `name`, never given out again, whatever becomes of it."""
+    def check_owner(self, name: str, tenant: str | None) -> None:
+        """Raise BadReference where `name` is another's than `tenant`'s; None may use any."""
+        with self._database.reading() as rows:
+            owners = rows.scalars(select(AdapterRow.tenant).where(AdapterRow.name == name)).all()
+        for owner in owners:
+            _check_owner(name, owner, tenant)
+
+    def reserve(self, name: str, tenant: str | None) -> tuple[int, str | None]:
+        """The next number of `name`, never given out again, whatever becomes of it; and its owner.
+
+        A new name becomes `tenant`'s. Raises BadReference where it is another's.
+        """
         with self._database.writing() as session:
-            adapter = _adapter(session, name)
+            adapter = _adapter(session, name, tenant)
+            _check_owner(name, adapter.tenant, tenant)
             adapter.last_number += 1
-            return adapter.last_number
+            return adapter.last_number, adapter.tenant
 
     def add(self, manifest: Manifest, folder: str) -> None:
         """Enter a version whose files are in place."""
         with self._database.writing() as session:
-            adapter = _adapter(session, manifest.name)
+            adapter = _adapter(session, manifest.name, manifest.tenant)
             adapter.last_number = max(adapter.last_number, manifest.version)
             session.flush()
             session.add(
@@ -218,7 +230,9 @@ class Catalogue:
                     ) from error
                 short = manifest.digest[:SHORT_DIGEST]
                 place = self._root / row.folder
-                version = Version(row.name, row.number, short, place, manifest, ())
+                version = Version(
+                    row.name, row.number, short, place, manifest, (), tenant=row.tenant
+                )
                 self._known[row.id] = revisions[row.id], version
         return [self._known[row][1] for row, _ in wanted]
 
@@ -257,13 +271,22 @@ def _as_of_now(version: Version, aliases: Sequence[Alias], quarantine: str | Non
         aliases=tuple(mine),
         canaries=tuple(shares),
         quarantine=quarantine,
+        tenant=version.tenant,
     )
 
 
-def _adapter(session: Session, name: str) -> AdapterRow:
+def _check_owner(name: str, owner: str | None, tenant: str | None) -> None:
+    if tenant not in (None, owner):
+        raise BadReference(
+            f"{tenant} cannot publish under {name}: it is another's", remedy="choose another name"
+        )
+
+
+def _adapter(session: Session, name: str, tenant: str | None) -> AdapterRow:
+    """The row of that name; a new one where there is none, of that tenant."""
     row = session.get(AdapterRow, name, with_for_update=True)
     if row is None:
-        row = AdapterRow(name=name, last_number=0)
+        row = AdapterRow(name=name, last_number=0, tenant=tenant)
         session.add(row)
     return row
 
@@ -312,12 +335,20 @@ _EVERY_LIVE = (
     .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
     .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
     .where(_IS_LIVE)
-    .order_by(VersionRow.name, VersionRow.number)
 )
 _EVERY_ALIAS = select(
     AliasRow.name, AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent
 ).outerjoin(CanaryRow, CANARY_OF_ALIAS)
 _BATCH = 500
-_CONTENT = select(
-    VersionRow.id, VersionRow.name, VersionRow.number, VersionRow.folder, VersionRow.manifest
-).where(VersionRow.id.in_(bindparam("ids", expanding=True)))
+_CONTENT = (
+    select(
+        VersionRow.id,
+        VersionRow.name,
+        VersionRow.number,
+        VersionRow.folder,
+        VersionRow.manifest,
+        AdapterRow.tenant,
+    )
+    .join(AdapterRow, AdapterRow.name == VersionRow.name)
+    .where(VersionRow.id.in_(bindparam("ids", expanding=True)))
+)

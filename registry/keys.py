@@ -19,6 +19,7 @@ from registry.tables import KeyRow
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SECRET = re.compile(r"lk-(?P<id>[0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 _NOBODY = "0" * 64
+_MOST = 2**31 - 1  # what a database's integer holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,9 @@ class Keys:
                 "digit",
             )
         for what, limit in (("rpm", rpm), ("tpm", tpm), ("concurrency", concurrency)):
-            if limit is not None and limit < 1:
+            if limit is not None and not 1 <= limit <= _MOST:
                 raise UsageError(
-                    f"{what} is {limit}: a limit is at least 1",
+                    f"{what} is {limit}: a limit is at least 1, at most {_MOST}",
                     remedy=f"leave {what} out for no limit",
                 )
         if expires_at is not None:
@@ -176,12 +177,7 @@ def _key(row: Any) -> Key:
         tpm=row.tpm,
         concurrency=row.concurrency,
         admin=row.admin,
-        created_at=_utc(row.created_at),
-        expires_at=None if row.expires_at is None else _utc(row.expires_at),
-        revoked_at=None if row.revoked_at is None else _utc(row.revoked_at),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
     )
-
-
-def _utc(time: datetime) -> datetime:
-    """SQLite gives times back without their zone."""
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -37,6 +37,7 @@ class Manifest(_Frozen):
     digests of `files`. `training` holds settings, steps, tokens, seconds, seed and losses;
     `evaluation` the scores of base and adapter, `certificate` how close what is served comes to
     what was trained. These two may be added after the version was published; nothing else changes.
+    `tenant` owns the adapter; everybody's has none, and is written as before there were tenants.
     """
 
     schema_version: Literal[1] = 1
@@ -56,6 +57,7 @@ class Manifest(_Frozen):
     data_digest: str | None = None
     evaluation: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
+    tenant: str | None = Field(default=None, exclude_if=lambda tenant: tenant is None)
 
     @property
     def total_bytes(self) -> int:

@@ -15,8 +15,8 @@ class RegistrySettings(BaseSettings):
     """The data folder and the database.
 
     `home` (LORIKEET_HOME; default: the platform's user data folder) holds bases, adapters and,
-    unless `database_url` (LORIKEET_DATABASE_URL; any SQLAlchemy URL) says otherwise, the
-    SQLite file `registry.db`. With `require_certificate` (LORIKEET_REQUIRE_CERTIFICATE) only a
+    unless `database_url` (LORIKEET_DATABASE_URL; `postgresql://…`) says otherwise, the SQLite file
+    `registry.db`. With `require_certificate` (LORIKEET_REQUIRE_CERTIFICATE) only a
     version whose certificate has passed can be promoted to `prod`.
     """
 

@@ -35,6 +35,11 @@ from registry.errors import (
     UsageError,
     VersionDamaged,
 )
+from registry.finetuning.files import Files
+from registry.finetuning.jobs import Jobs
+from registry.finetuning.models import Models
+from registry.finetuning.names import FINE_TUNED
+from registry.finetuning.queue import Queue
 from registry.gate import pass_gate
 from registry.keys import Keys
 from registry.manifest import BaseIdentity, Manifest, content_digest
@@ -60,6 +65,10 @@ class Registry:
         self._catalogue = Catalogue(database, settings.adapters)
         self._aliases = Aliases(database)
         self.keys = Keys(database)
+        self.files = Files(database, settings)
+        self.jobs = Jobs(database)
+        self.models = Models(database, self.remove)
+        self.queue = Queue(database)
 
     @classmethod
     def open(cls, settings: RegistrySettings | None = None) -> "Registry":
@@ -88,15 +97,14 @@ class Registry:
     def get(self, reference: str | Reference, *, draw: float = 1.0) -> Version:
         """The version that `reference` means now; a bare name means `prod`, else the latest.
 
+        The name of a fine-tuned model, `ft:…`, means the one version that its job made.
+
         `draw`, in [0, 1), is the place of a request (or of its user) among all: where the alias has
         a canary of p per cent, those below p / 100 get it, unless it is quarantined.
         Sees what other processes publish. Raises UnknownAdapter, for an ill-formed reference too.
         """
         if isinstance(reference, str):
-            try:
-                reference = Reference.parse(reference)
-            except BadReference as error:
-                raise UnknownAdapter(error.message, remedy=error.remedy) from error
+            reference = self._parse(reference)
         return self._catalogue.get(reference, draw)
 
     def aliases(self, name: str) -> list[Alias]:
@@ -121,16 +129,18 @@ class Registry:
         training: dict[str, Any] | None = None,
         data_digest: str | None = None,
         evaluation: dict[str, Any] | None = None,
+        tenant: str | None = None,
         limits: Limits | None = None,
         on_warning: Callable[[Problem], None] | None = None,
     ) -> Version:
         """Check the adapter in `folder` and publish a copy of its files as the next version.
 
         Where `name` already has this very content for this base, that version is returned, with
-        this evaluation where there is one.
+        this evaluation where there is one. A new name becomes `tenant`'s; without one it is
+        everybody's.
         `on_warning` is told of each problem that does not stop it.
-        Raises AdapterRejected with every problem, BadReference, DiskFull or RegistryUnavailable;
-        nothing is published then.
+        Raises AdapterRejected with every problem, BadReference (also for a name that is another
+        tenant's), DiskFull or RegistryUnavailable; nothing is published then.
         """
         _check_free_name(name, base)
         limits = limits or Limits()
@@ -163,11 +173,13 @@ class Registry:
             assert inspection.weights is not None
             digest = content_digest(files)
             with self._locked():
+                self._catalogue.check_owner(name, tenant)
                 if existing := self._catalogue.find(name, digest, base.digest):
                     return self._add(existing, {"evaluation": evaluation})
+                number, owner = self._catalogue.reserve(name, tenant)
                 manifest = Manifest(
                     name=name,
-                    version=self._catalogue.reserve(name),
+                    version=number,
                     digest=digest,
                     created_at=datetime.now(UTC),
                     base=BaseIdentity(id=base.id, digest=base.digest, revision=base.revision),
@@ -181,6 +193,7 @@ class Registry:
                     training=training,
                     data_digest=data_digest,
                     evaluation=evaluation,
+                    tenant=owner,
                 )
                 place = f"{name}/{manifest.version}-{digest.partition(':')[2][:12]}"
                 stage.move(manifest, self.settings.adapters / place)
@@ -309,6 +322,20 @@ class Registry:
             )
         return found
 
+    def _parse(self, text: str) -> Reference:
+        if text.startswith(FINE_TUNED):
+            model = self.models.find(text)
+            if model is None:
+                raise UnknownAdapter(
+                    f"there is no fine-tuned model {text[:320]!r}",
+                    remedy="lorikeet jobs list names those that there are",
+                )
+            return Reference(model.adapter, version=model.number)
+        try:
+            return Reference.parse(text)
+        except BadReference as error:
+            raise UnknownAdapter(error.message, remedy=error.remedy) from error
+
     def _add(self, version: Version, news: dict[str, Any]) -> Version:
         """Record what of `news` is not None. The caller holds the lock."""
         news = {key: value for key, value in news.items() if value is not None}
@@ -323,9 +350,9 @@ class Registry:
         return self.get(Reference(found.name, version=found.number))
 
     def _prepare(self) -> None:
-        if not self._database.has_tables():
+        if not self._database.is_current():
             with self._locked():
-                self._database.create_tables()
+                self._database.prepare()
         recover(self.settings, self._catalogue, self._locked)
 
     @contextmanager

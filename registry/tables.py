@@ -1,14 +1,42 @@
 """The registry's tables. What is a blob stays in the file system, beside its manifest."""
 
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 def now() -> datetime:
     """The time that a row is entered at, in UTC."""
     return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, always with its zone, UTC: SQLite keeps none, PostgreSQL gives the session's."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        assert value is None or value.tzinfo is not None
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        at: datetime = value
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 class Table(DeclarativeBase):
@@ -43,8 +71,8 @@ class VersionRow(Table):
     folder: Mapped[str] = mapped_column(String(160))
     """Relative to the folder of adapters: `<name>/<number>-<digest12>`."""
     manifest: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
-    removed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
 
 class AliasRow(Table):
@@ -68,8 +96,8 @@ class PromotionRow(Table):
     alias: Mapped[str] = mapped_column(String(32))
     number: Mapped[int]
     replaced: Mapped[int | None] = mapped_column(default=None)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
-    undone_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    undone_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
 
 class CanaryRow(Table):
@@ -91,7 +119,7 @@ class QuarantineRow(Table):
     name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     reason: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class RecordingRow(Table):
@@ -119,7 +147,7 @@ class ForcedPromotionRow(Table):
     alias: Mapped[str] = mapped_column(String(32))
     refusal: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class KeyRow(Table):
@@ -135,6 +163,6 @@ class KeyRow(Table):
     tpm: Mapped[int | None] = mapped_column(default=None)
     concurrency: Mapped[int | None] = mapped_column(default=None)
     admin: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
-    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)

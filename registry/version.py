@@ -14,7 +14,7 @@ class Version:
     `digest` is short ("sha256:" and 12 hexadecimal digits), the manifest has the whole one;
     `aliases` are those that pointed here when the version was read, `canaries` those that gave it
     a share of their requests, in per cent. `quarantine` is why it must not be served, None where it
-    may be.
+    may be. `tenant` is whose it is, None where it is everybody's.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Version:
     aliases: tuple[str, ...]
     canaries: tuple[tuple[str, int], ...] = ()
     quarantine: str | None = None
+    tenant: str | None = None
 
     @property
     def reference(self) -> str:

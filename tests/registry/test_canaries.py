@@ -1,6 +1,5 @@
 """Canaries and quarantine: a share of an alias's requests, and what must not be served."""
 
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import Alias, AliasRefused, Base, Registry, UnknownAdapter, UsageError
+
+pytestmark = pytest.mark.usefixtures("database_url")
 
 
 @pytest.fixture
@@ -173,19 +174,7 @@ def test_uploads_have_a_folder_of_their_own(registry: Registry) -> None:
     assert not folder.exists()
 
 
-def test_a_database_of_before_goes_on_working(registry: Registry, home: Path) -> None:
-    before = registry.list()
-    registry.close()
-    with sqlite3.connect(home / "registry.db") as rows:
-        for table in ("canaries", "quarantines", "keys"):
-            rows.execute(f"DROP TABLE {table}")
-    with Registry.open() as opened:
-        assert opened.list() == before
-        opened.promote("titulares", 4, canary=10, force="a test")
-        opened.quarantine("titulares", 1, "NaN")
-        assert not opened.keys.exist()
-
-
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_draw_costs_no_more(registry: Registry) -> None:
     registry.promote("titulares", 4, canary=50, force="a test")
     registry.get("titulares", draw=0.1)

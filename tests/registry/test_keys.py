@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import BadReference, Key, Keys, Registry, UnknownKey, UsageError, keys
+
+pytestmark = pytest.mark.usefixtures("database_url")
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def test_what_is_left_out_is_not_limited(store: Keys) -> None:
     assert store.find(secret) == key
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_secret_is_nowhere_on_disk(store: Keys, home: Path) -> None:
     _, secret = store.create("news")
     for file in home.glob("registry.db*"):
@@ -73,15 +76,9 @@ def test_another_secret_finds_nothing(store: Keys, change: Any) -> None:
 
 
 @given(st.text(max_size=80) | st.from_regex(r"lk-[0-9a-f]{12}-[A-Za-z0-9_-]{43}", fullmatch=True))
-def test_no_text_opens_a_store_or_breaks_it(
-    tmp_path_factory: pytest.TempPathFactory, secret: str
-) -> None:
-    from registry.database import Database
-
-    database = Database("sqlite://")
-    database.create_tables()
-    assert Keys(database).find(secret) is None
-    database.close()
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_text_opens_a_store_or_breaks_it(store: Keys, secret: str) -> None:
+    assert store.find(secret) is None
 
 
 def test_an_unknown_id_is_compared_as_a_known_one_is(
@@ -152,6 +149,7 @@ BAD: list[tuple[dict[str, Any], type[Exception]]] = [
     ({"rpm": 0}, UsageError),
     ({"tpm": -1}, UsageError),
     ({"concurrency": 0}, UsageError),
+    ({"tpm": 2**31}, UsageError),
     ({"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}, UsageError),
 ]
 

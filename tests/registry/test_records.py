@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from registry import Base, DiskFull, Registry, RegistrySettings, UnknownAdapter, VersionDamaged
 from registry.manifest import Manifest
@@ -167,15 +166,3 @@ def test_recording_at_once_loses_none(registry: Registry, version: str) -> None:
 def test_nobody_is_recorded(home: Path) -> None:
     with Registry.open(RegistrySettings()) as registry, pytest.raises(UnknownAdapter):
         registry.record("nobody", evaluation={})
-
-
-def test_a_registry_of_an_earlier_lorikeet_gets_its_new_tables(
-    registry: Registry, version: str
-) -> None:
-    with registry._database.writing() as session:
-        session.execute(text("DROP TABLE recordings"))
-        session.execute(text("DROP TABLE forced_promotions"))
-    with Registry.open(registry.settings) as opened:
-        assert opened.record(version, evaluation={"n": 1}).manifest.evaluation == {"n": 1}
-        opened.promote("titulares", 1, force="it was there before")
-        assert [forced.reason for forced in opened.forced(version)] == ["it was there before"]

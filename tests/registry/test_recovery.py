@@ -82,7 +82,19 @@ def numbers(process: subprocess.Popen[str]) -> list[int]:
     return [int(line) for line in out.split()]
 
 
-@pytest.mark.parametrize(("point", "when"), POINTS, ids=[f"{w} {p}" for p, w in POINTS])
+@pytest.mark.parametrize(
+    ("database_url", "point", "when"),
+    [
+        *(pytest.param("sqlite", p, w, id=f"{w} {p}") for p, w in POINTS),
+        *(
+            pytest.param("postgresql", p, w, id=f"{w} {p}, postgresql")
+            for p, w in POINTS
+            if p.startswith("registry.catalogue.")
+        ),
+    ],
+    indirect=["database_url"],
+)
+@pytest.mark.usefixtures("database_url")
 def test_killed_while_publishing(
     home: Path, base: Base, adapters: list[Path], point: str, when: str
 ) -> None:
@@ -106,6 +118,7 @@ def test_killed_while_publishing(
         assert list(registry.settings.staging.iterdir()) == []
 
 
+@pytest.mark.usefixtures("database_url")
 def test_four_processes_publish_at_once(home: Path, base: Base, adapters: list[Path]) -> None:
     """All begin on a home that has no database yet, the first with the same content."""
     sets = [[adapters[0], adapters[i]] for i in (1, 2, 3, 1)]
@@ -150,6 +163,7 @@ def test_a_damaged_folder_without_a_row_is_not_adopted(
         assert not path.exists()
 
 
+@pytest.mark.usefixtures("database_url")
 def test_a_removal_cut_short_is_finished(home: Path, base: Base, adapters: list[Path]) -> None:
     """The row says removed, the folder is still there: it does not come back."""
     with Registry.open() as registry:

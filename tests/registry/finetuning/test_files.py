@@ -13,6 +13,8 @@ from registry import DiskFull, Registry
 from registry.errors import JobConflict, QuotaReached, UnknownFile
 from registry.finetuning.objects import RESULTS
 
+pytestmark = pytest.mark.usefixtures("database_url")
+
 
 def blobs(registry: Registry) -> list[Path]:
     return sorted(registry.settings.files.glob("??/*"))

@@ -9,6 +9,8 @@ from registry import Base, Registry, UsageError
 from registry.errors import JobConflict, QuotaReached, UnknownFile, UnknownJob
 from registry.finetuning.objects import RESULTS
 
+pytestmark = pytest.mark.usefixtures("database_url")
+
 
 def test_a_new_job_is_openais(registry: Registry, make_job: MakeJob, base: Base) -> None:
     job = make_job(

@@ -9,6 +9,8 @@ from registry import AliasRefused, Base, Registry, UnknownAdapter
 from registry.finetuning.names import adapter_name, model_name, steps_adapter
 from registry.reference import check_name
 
+pytestmark = pytest.mark.usefixtures("database_url")
+
 LEASE = 30.0
 
 

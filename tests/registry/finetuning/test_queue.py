@@ -15,6 +15,8 @@ from registry.errors import LeaseLost
 from registry.finetuning.claim import Claim
 from registry.finetuning.objects import Job
 
+pytestmark = pytest.mark.usefixtures("database_url")
+
 LEASE = 30.0
 SHORT = 0.05
 NUMBERS = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0}
