@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,7 @@ from train.evaluation.options import BasePlace, HeldOut
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from registry import Base, Registry, RegistrySettings, Version
+    from registry import Base, RegistrySettings, Version
     from train.handoff.certificate import Certificate
     from train.handoff.certify_version import OpenServer
     from train.handoff.score_server import ScoreServer
@@ -27,8 +26,6 @@ LOSSES = {
     "merged": "merged into the weights it was trained on",
     "served": "as served",
 }
-KEY_HOURS = 1
-"""How long the key of a server of our own is good, should we be killed before it is revoked."""
 
 
 def certify(
@@ -113,6 +110,7 @@ def _own(settings: "RegistrySettings", reporter: "Reporter") -> "OpenServer":
     def opened(base: "Base", version: "Version") -> "Iterator[ScoreServer]":
         from registry import DEFAULT_BASE, Registry
         from serve.child import child_server
+        from train.handoff.admin_key import admin_key
         from train.handoff.score_server import ScoreServer
 
         reporter.note("starting a server")
@@ -122,30 +120,13 @@ def _own(settings: "RegistrySettings", reporter: "Reporter") -> "OpenServer":
         env = {"LORIKEET_HOME": str(settings.home)}
         with (
             Registry.open(settings) as registry,
-            _admin_key(registry) as secret,
+            admin_key(registry) as secret,
             child_server(options, log, env=env) as server,
         ):
             reporter.note(f"asking {server.url} (its log: {log})")
             yield ScoreServer(server.url, secret)
 
     return opened
-
-
-@contextmanager
-def _admin_key(registry: "Registry") -> Iterator[str | None]:
-    """A key for this use where servers ask for keys; None where none was ever made.
-
-    The first key would shut out whoever uses the other servers of this registry without one.
-    """
-    if not registry.keys.exist():
-        yield None
-        return
-    expires = datetime.now(UTC) + timedelta(hours=KEY_HOURS)
-    key, secret = registry.keys.create("lorikeet-certify", admin=True, expires_at=expires)
-    try:
-        yield secret
-    finally:
-        registry.keys.revoke(key.id)
 
 
 def _show(console: "Console", version: "Version", certificate: "Certificate") -> None:

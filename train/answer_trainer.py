@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.batches import Collator, LengthOrder, answer_logits, answer_loss, can_share_prefix
+from train.batches import (
+    Collator,
+    LengthOrder,
+    answer_logits,
+    answer_loss,
+    answers_right,
+    can_share_prefix,
+)
 from train.data.masking import Encoded
 from train.errors import LossNotFinite, SettingsError
-from train.evaluation.generation import mean_loss
+from train.evaluation.generation import mean_of, row_losses
 from train.hardware import Hardware
 from train.packing import PackCollator, check_packing
 from train.processes import Processes
@@ -23,8 +30,8 @@ from train.settings import TrainSettings
 if TYPE_CHECKING:
     import torch
 
-OnTokens = Callable[[int, int], None]
-"""Told how many tokens a batch has, and how many of them are trained."""
+OnTokens = Callable[[int, int, int], None]
+"""Told how many tokens a batch has, how many are trained, and how many of those were likeliest."""
 
 _CHECKPOINTS_A_RUN = 10
 _OPTIMISERS = {
@@ -88,7 +95,8 @@ def make_trainer(
 ) -> Any:
     """The trainer, with a LoRA adapter on `model`, ready to `train()`.
 
-    `trainer.order` is the sampler, whose `epoch` a callback has to keep. Raises SettingsError.
+    `trainer.order` is the sampler, whose `epoch` a callback has to keep; `trainer.measure()` gives
+    the held-out loss and accuracy. Raises SettingsError.
     """
     from peft import LoraConfig
     from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
@@ -127,25 +135,30 @@ def make_trainer(
             loss: torch.Tensor = summed / (num_items_in_batch or max(1, in_batch))
             if not bool(loss.isfinite()):
                 raise LossNotFinite(self.state.global_step + 1)
-            on_tokens(seen, in_batch)
+            on_tokens(seen, in_batch, answers_right(logits, labels))
             # The gradients of several processes are averaged; their loss is a share of one sum.
             loss *= self.accelerator.num_processes
             return loss
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-            """The held-out loss, in nats a trained token."""
-            loss = mean_loss(
-                self.model,
-                held_out,
-                pad_id=tokenizer.pad_token_id,
-                batch_size=settings.eval_batch_size,
-            )
-            metrics = {"eval_loss": loss}
+            """The held-out loss, in nats a trained token, and the accuracy of those tokens."""
+            loss, accuracy = self.measure()
+            metrics = {"eval_loss": loss, "eval_mean_token_accuracy": accuracy}
             self.log(dict(metrics))
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, metrics
             )
             return metrics
+
+        def measure(self) -> tuple[float, float]:
+            """Loss and accuracy of the held-out rows; tells nobody."""
+            losses = row_losses(
+                self.model,
+                held_out,
+                pad_id=tokenizer.pad_token_id,
+                batch_size=settings.eval_batch_size,
+            )
+            return mean_of(losses)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> LengthOrder:
             return self.order

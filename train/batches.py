@@ -159,6 +159,11 @@ def answer_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor
     )
 
 
+def answers_right(logits: "torch.Tensor", labels: "torch.Tensor") -> int:
+    """How many trained tokens are the ones that the logits give the highest probability."""
+    return int((logits.detach().argmax(dim=-1) == labels).sum())
+
+
 def answer_batches(
     model: Any,
     rows: Sequence[Encoded],

@@ -5,7 +5,6 @@ settings → rows → held-out rows → base → train → evaluate → publish
 Each run has a folder (`train.runs.folder`) and can be resumed from it.
 """
 
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,29 +18,23 @@ from registry import (
     UsageError,
     Version,
     check_name,
-    resolve_base,
 )
-from registry.plain_template import PLAIN_NOTE
 from train import trainer
-from train.answer_trainer import optimiser
-from train.base_model import load_base, load_tokenizer, stop_ids
-from train.data.chat import Chat
-from train.data.coverage import Coverage, coverage_of
-from train.data.masking import ChatEncoder, Encoded, EncodedChat, encode_chats
-from train.data.parts import Part, few_shot_examples, read_data
-from train.data.rejected import Rejected
-from train.errors import Interrupted, NothingToResume, RunDamaged, SettingsError
+from train.base_model import load_base
+from train.errors import Interrupted, NothingToResume, RunDamaged
 from train.evaluation.comparison import Evaluation
 from train.evaluation.scorer import Scorer
-from train.hardware import Hardware, detect
+from train.inputs import Inputs, read_inputs
 from train.processes import Processes, launched
 from train.progress import Reporter, SilentReporter
 from train.runs.checkpoints import Checkpoints
+from train.runs.epochs import Epochs, whole_folder
 from train.runs.folder import RunFolder, RunRecord, environment, write_json, write_rows
-from train.runs.inputs import check_environment, check_unchanged, describe, lasting
+from train.runs.inputs import check_environment, check_unchanged, lasting
 from train.runs.lock import hold_name
 from train.runs.metrics import Metrics
 from train.runs.outcome import recorded
+from train.runs.recorder import Asked, never
 from train.settings import TrainSettings
 from train.settings_file import load_settings
 from train.trackers import check_trackers
@@ -58,6 +51,8 @@ class TrainRequest:
     settings: TrainSettings = field(default_factory=TrainSettings)
     eval_data: Path | None = None
     publish: bool = True
+    job: str | None = None
+    """The fine-tuning job that this is: the run has its id, and keeps the last epochs' adapters."""
     registry_settings: RegistrySettings = field(default_factory=RegistrySettings)
 
 
@@ -86,32 +81,13 @@ class TrainResult:
         }
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """All that a run computes with, checked, before its folder is made."""
-
-    base: Base
-    hardware: Hardware
-    tokenizer: Any
-    encoder: ChatEncoder
-    rows: list[EncodedChat]
-    held_out: list[EncodedChat]
-    examples: tuple[Chat, ...]
-    data: dict[str, Any]
-
-    @property
-    def sequences(self) -> list[Encoded]:
-        return [sequence for row in self.rows for sequence in row.sequences]
-
-    @property
-    def held_out_sequences(self) -> list[Encoded]:
-        return [sequence for row in self.held_out for sequence in row.sequences]
-
-
-def run(request: TrainRequest, reporter: Reporter | None = None) -> TrainResult:
+def run(
+    request: TrainRequest, reporter: Reporter | None = None, *, asked_to_stop: Asked = never
+) -> TrainResult:
     """Train, evaluate and publish; raise a LorikeetError, and publish nothing, where that fails.
 
-    Ctrl-C raises Interrupted. What was trained by then stays in the run's folder, for `resume`.
+    Ctrl-C raises Interrupted; so does, after the step and its checkpoint, being asked to stop. What
+    was trained by then stays in the run's folder, for `resume`.
     """
     check_name(request.name)
     if request.name == str(request.base):
@@ -119,13 +95,15 @@ def run(request: TrainRequest, reporter: Reporter | None = None) -> TrainResult:
             f"an adapter cannot be named like its base, {request.name}",
             remedy="choose another --name",
         )
-    return _run(request, None, reporter or SilentReporter())
+    return _run(request, None, reporter or SilentReporter(), asked_to_stop)
 
 
 def resume(
     run: str | Path,
     registry_settings: RegistrySettings | None = None,
     reporter: Reporter | None = None,
+    *,
+    asked_to_stop: Asked = never,
 ) -> TrainResult:
     """Go on with a run, by its id or folder, after its last checkpoint, and end as `run` does.
 
@@ -149,20 +127,32 @@ def resume(
         settings=load_settings(folder.settings_file),
         eval_data=Path(record.eval_data) if record.eval_data else None,
         publish=record.publish,
+        job=record.job,
         registry_settings=registry_settings,
     )
-    return _run(request, folder, reporter or SilentReporter())
+    return _run(request, folder, reporter or SilentReporter(), asked_to_stop)
 
 
-def _run(request: TrainRequest, resumed: RunFolder | None, reporter: Reporter) -> TrainResult:
+def _run(
+    request: TrainRequest, resumed: RunFolder | None, reporter: Reporter, asked_to_stop: Asked
+) -> TrainResult:
     processes = launched()
     check_trackers(request.settings)
+    held_as = request.job or request.name
     with ExitStack() as stack:
         try:
             folder = None
             if processes.is_first:
-                lock = stack.enter_context(hold_name(request.registry_settings, request.name))
-            inputs = _read(request, processes, reporter)
+                lock = stack.enter_context(hold_name(request.registry_settings, held_as))
+            inputs = read_inputs(
+                request.data,
+                request.eval_data,
+                request.base,
+                request.settings,
+                request.registry_settings,
+                processes,
+                reporter,
+            )
             if processes.is_first:
                 folder = _folder(request, resumed, inputs, processes, reporter)
                 lock.announce(folder.id)
@@ -172,99 +162,19 @@ def _run(request: TrainRequest, resumed: RunFolder | None, reporter: Reporter) -
                 "stopped; nothing was trained", remedy="run the same command to start again"
             ) from None
         if not processes.is_first:
-            trained = _train(request, folder, inputs, reporter)
+            trained = _train(request, folder, inputs, reporter, asked_to_stop)
             record = training_record(
                 folder.id, request.settings, inputs.hardware, len(inputs.rows), trained
             )
             return TrainResult(request.name, inputs.base.id, folder.path, None, record, None)
         with recorded(folder, reporter):
-            return _finish(request, folder, inputs, processes, reporter)
-
-
-def _read(request: TrainRequest, processes: Processes, reporter: Reporter) -> _Inputs:
-    """Read and check data, hardware and base; nothing is written."""
-    settings = request.settings
-    training, held_out = read_data(request.data, request.eval_data, settings, reporter.note)
-    if settings.early_stopping and not held_out.chats:
-        raise SettingsError(["early_stopping: there are no held-out rows to measure the loss on"])
-    examples = few_shot_examples(settings, training) if held_out.chats else ()
-    hardware = detect(settings)
-    optimiser(settings, hardware)
-    if processes.is_first:  # the others find it made
-        resolve_base(request.base, request.registry_settings, reporter.making)
-    processes.tell(None)
-    base = resolve_base(request.base, request.registry_settings)
-    tokenizer = load_tokenizer(base)
-    encoder = ChatEncoder(tokenizer, base.id, stop_ids(base))
-    if encoder.plain:
-        reporter.note(f"{base.id} {PLAIN_NOTE}")
-    rows = _encode(training, encoder, settings, reporter)
-    held_out_rows = _encode(held_out, encoder, settings, reporter)
-    return _Inputs(
-        base=base,
-        hardware=hardware,
-        tokenizer=tokenizer,
-        encoder=encoder,
-        rows=rows,
-        held_out=held_out_rows,
-        examples=examples,
-        data={
-            "data": describe(training, rows),
-            "held_out": describe(held_out, held_out_rows) if held_out_rows else None,
-            "coverage": _coverage(training, rows, encoder, tokenizer, settings).as_dict(),
-        },
-    )
-
-
-def _encode(
-    part: Part, encoder: ChatEncoder, settings: TrainSettings, reporter: Reporter
-) -> list[EncodedChat]:
-    rows = encode_chats(
-        encoder,
-        part.chats,
-        part.path,
-        max_length=settings.max_length,
-        drop_long=settings.too_long == "drop",
-        allow_drift=settings.template_drift == "allow",
-    )
-    if drifting := sum(row.drift is not None for row in rows):
-        reporter.note(
-            f"{drifting} rows of {part.path.name} train token ids that the server will not make "
-            "(template_drift=allow): `lorikeet data check` shows where"
-        )
-    if dropped := len(part.chats) - len(rows):
-        reporter.note(
-            f"{dropped} rows of {part.path.name} are longer than {settings.max_length} tokens: "
-            "left out"
-        )
-    return rows
-
-
-def _coverage(
-    part: Part,
-    rows: list[EncodedChat],
-    encoder: ChatEncoder,
-    tokenizer: Any,
-    settings: TrainSettings,
-) -> Coverage:
-    kept = {row.chat.line for row in rows}
-    return coverage_of(
-        rows,
-        [
-            Rejected(chat.line, "left out", f"at most {settings.max_length} tokens", "too_long")
-            for chat in part.chats
-            if chat.line not in kept
-        ],
-        max_length=settings.max_length,
-        bos_id=tokenizer.bos_token_id,
-        stop_ids=encoder.stop_ids,
-    )
+            return _finish(request, folder, inputs, processes, reporter, asked_to_stop)
 
 
 def _folder(
     request: TrainRequest,
     resumed: RunFolder | None,
-    inputs: _Inputs,
+    inputs: Inputs,
     processes: Processes,
     reporter: Reporter,
 ) -> RunFolder:
@@ -281,6 +191,7 @@ def _folder(
                 data=lasting(request.data),
                 eval_data=lasting(request.eval_data) if request.eval_data else None,
                 publish=request.publish,
+                job=request.job,
             ),
             request.settings,
         )
@@ -299,9 +210,20 @@ def _folder(
 
 
 def _train(
-    request: TrainRequest, folder: RunFolder, inputs: _Inputs, reporter: Reporter
+    request: TrainRequest,
+    folder: RunFolder,
+    inputs: Inputs,
+    reporter: Reporter,
+    asked_to_stop: Asked,
 ) -> trainer.Trained:
     model = load_base(inputs.base, request.settings, inputs.hardware)
+    epochs = None
+    if request.job:
+        epochs = Epochs(
+            folder,
+            request.settings.epochs,
+            lambda model, into: trainer.save_adapter(model, inputs.base, into),
+        )
     return trainer.train_adapter(
         model,
         inputs.tokenizer,
@@ -311,15 +233,18 @@ def _train(
         reporter.step,
         held_out=inputs.held_out_sequences,
         run=folder,
+        on_epoch=epochs.keep if epochs else None,
+        asked_to_stop=asked_to_stop,
     )
 
 
 def _finish(
     request: TrainRequest,
     folder: RunFolder,
-    inputs: _Inputs,
+    inputs: Inputs,
     processes: Processes,
     reporter: Reporter,
+    asked_to_stop: Asked,
 ) -> TrainResult:
     settings, data = request.settings, inputs.data["data"]
     latest = Checkpoints(folder.checkpoints).latest()
@@ -329,13 +254,15 @@ def _finish(
         f"{inputs.hardware.dtype}, {inputs.hardware.device}): {data['rows']} rows, "
         f"{data['tokens']:,} tokens, {data['trained_tokens']:,} of them in the loss"
     )
-    trained = _train(request, folder, inputs, reporter)
+    trained = _train(request, folder, inputs, reporter, asked_to_stop)
     if trained.best is not None:
         reporter.note(
             f"the checkpoint of step {trained.best.step} is kept: of "
             f"{trained.best.measurements} it has the lowest held-out loss"
         )
     _save(trained, inputs.base, folder)
+    if asked_to_stop():
+        raise KeyboardInterrupt
     evaluation = None
     if inputs.held_out and processes.sharded:
         reporter.note(f"not evaluated, the model is in shards: lorikeet eval {request.name}")
@@ -345,6 +272,7 @@ def _finish(
         ).run(inputs.examples)
         _keep(folder, trained, evaluation)
     record = training_record(folder.id, settings, inputs.hardware, len(inputs.rows), trained)
+    write_json(folder.training, record)
     version = _publish(request, folder, inputs, record, evaluation) if request.publish else None
     folder.finish("succeeded", version=version.reference if version else None)
     Checkpoints(folder.checkpoints).clear()
@@ -352,13 +280,9 @@ def _finish(
 
 
 def _save(trained: trainer.Trained, base: Base, folder: RunFolder) -> None:
-    """Write the run's `adapter/`, whole or not at all."""
-    partial = folder.path / ".adapter.partial"
-    for path in (partial, folder.adapter):
-        shutil.rmtree(path, ignore_errors=True)
-    partial.mkdir()
-    trainer.save_adapter(trained.model, base, partial, trained.state)
-    partial.rename(folder.adapter)
+    """Write the run's `adapter/`."""
+    with whole_folder(folder.adapter) as partial:
+        trainer.save_adapter(trained.model, base, partial, trained.state)
 
 
 def _keep(folder: RunFolder, trained: trainer.Trained, evaluation: Evaluation) -> None:
@@ -373,7 +297,7 @@ def _keep(folder: RunFolder, trained: trainer.Trained, evaluation: Evaluation) -
 def _publish(
     request: TrainRequest,
     folder: RunFolder,
-    inputs: _Inputs,
+    inputs: Inputs,
     record: dict[str, Any],
     evaluation: Evaluation | None,
 ) -> Version:

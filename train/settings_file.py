@@ -83,6 +83,11 @@ def load_settings(config: Path | None = None, overrides: Iterable[str] = ()) -> 
     return _validated(values, problems)
 
 
+def settings_with(values: Mapping[str, Any]) -> TrainSettings:
+    """The settings that differ from the defaults by `values`. Raises SettingsError."""
+    return _validated(values, [])
+
+
 def settings_of(training: Mapping[str, Any] | None) -> TrainSettings:
     """The settings in the training record of a manifest.
 

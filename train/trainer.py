@@ -2,9 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from train.processes import Processes, launched
 from train.runs.checkpoints import Checkpoints, Progress
 from train.runs.folder import RunFolder
 from train.runs.metrics import Metrics
-from train.runs.recorder import OnStep, Tally, add_recorder
+from train.runs.recorder import Asked, OnStep, Tally, add_recorder, never
 from train.settings import TrainSettings
+
+OnEpoch = Callable[[Any, int], None]
+"""Given the model at the end of an epoch, and the step."""
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _ADAPTER_FILES = ("adapter_config.json", _WEIGHTS_FILE)
@@ -97,6 +101,8 @@ def train_adapter(
     *,
     held_out: Sequence[Encoded] = (),
     run: RunFolder | None = None,
+    on_epoch: OnEpoch | None = None,
+    asked_to_stop: Asked = never,
 ) -> Trained:
     """Train a LoRA adapter on `rows` and give the PEFT model back.
 
@@ -104,6 +110,10 @@ def train_adapter(
     whole checkpoint that is there; else nothing stays on the disk. One seed gives one adapter, bit
     for bit, on one kind of CPU with one number of threads, interrupted or not.
 
+    `on_epoch` is called before the checkpoint of the epoch's last step is whole, and so at every
+    epoch's end however often a run is taken up again; the held-out loss is measured then.
+
+    Raises KeyboardInterrupt after the step, and its checkpoint, in which it is asked to stop.
     Raises LossNotFinite at the first step whose loss, gradient or weights are not finite, DiskFull
     where a checkpoint finds no room.
     """
@@ -135,7 +145,17 @@ def train_adapter(
                 run.trackers if run else folder,
                 tally.add,
             )
-            add_recorder(trainer, tally, checkpoints, metrics, processes, on_step)
+            add_recorder(
+                trainer,
+                tally,
+                checkpoints,
+                metrics,
+                processes,
+                on_step,
+                on_epoch=partial(on_epoch, trainer.model) if on_epoch else None,
+                measures=bool(held_out),
+                asked_to_stop=asked_to_stop,
+            )
         with library_errors("training"):
             if latest is not None and latest.done:
                 _load_weights(trainer.model, checkpoints.path(latest.best_step or latest.step))

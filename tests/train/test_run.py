@@ -28,8 +28,10 @@ from train.errors import (
 from train.progress import SilentReporter, Step
 from train.run import TrainRequest, resume, run
 from train.runs.checkpoints import Checkpoints
+from train.runs.epochs import kept_epochs
 from train.runs.folder import RunFolder, list_runs
 from train.runs.lock import hold_name
+from train.runs.metrics import Metrics
 from train.settings import TrainSettings
 from train.settings_file import load_settings
 
@@ -133,8 +135,8 @@ def test_the_folder_of_a_run_holds_what_it_takes_to_repeat_it(
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 3]
     assert set(lines[0]) == {
-        *("step", "epoch", "loss", "grad_norm", "learning_rate"),
-        *("tokens", "trained_tokens", "seconds"),
+        *("step", "total_steps", "epoch", "loss", "mean_token_accuracy", "grad_norm"),
+        *("learning_rate", "tokens", "trained_tokens", "seconds"),
     }
     assert lines[2]["tokens"] == inputs["data"]["tokens"]
     assert result.evaluation is not None
@@ -186,6 +188,54 @@ def test_ctrl_c_publishes_nothing_and_the_run_can_be_gone_on_with(
     assert result.version is not None
     assert result.version.reference == "colours@1"
     assert len(result.training["losses"]) == 3
+
+
+def test_a_jobs_run_stops_when_it_is_asked_to_and_has_every_epochs_adapter_in_the_end(
+    home: Path, tiny_base: Path, write_rows: WriteRows
+) -> None:
+    settings = QUICK.model_copy(update={"epochs": 4, "baselines": False})
+    request = TrainRequest(
+        write_rows(*ROWS), "colours", tiny_base, settings, publish=False, job="ftjob-1"
+    )
+    listener = Listener()
+    # 9 rows: 3 steps an epoch. The last epochs' adapters are kept; step 6 ends the second one.
+    with pytest.raises(Interrupted), hold_name(RegistrySettings(home=home), "colours"):
+        run(request, listener, asked_to_stop=lambda: 5 in listener.steps)
+    folder = RunFolder.open(RegistrySettings(home=home), "ftjob-1")
+    assert listener.steps == [1, 2, 3, 4, 5, 6]  # the step that it was in is ended
+    stopped = Checkpoints(folder.checkpoints).latest()
+    assert stopped is not None
+    assert (stopped.step, stopped.done, folder.record.status) == (6, False, "stopped")
+    assert list(kept_epochs(folder)) == [6]
+    result = resume(folder.path)
+    assert list(kept_epochs(folder)) == [6, 9, 12]
+    weights = "adapter_model.safetensors"
+    last = kept_epochs(folder)[12]
+    assert (last / weights).read_bytes() == (folder.adapter / weights).read_bytes()
+    assert (last / weights).read_bytes() != (kept_epochs(folder)[9] / weights).read_bytes()
+    measured = [line for line in Metrics(folder.metrics).lines() if "held_out_loss" in line]
+    assert [line["step"] for line in measured] == [3, 6, 9, 12]
+    assert all(0 <= line["held_out_token_accuracy"] <= 1 for line in measured)
+    assert result.evaluation is not None
+    assert measured[-1]["held_out_loss"] == pytest.approx(result.evaluation.adapter.loss, rel=1e-5)
+    assert json.loads(folder.training.read_text()) == result.training
+    assert (folder.record.status, folder.record.version) == ("succeeded", None)
+
+
+def test_a_run_that_is_asked_to_stop_in_its_last_step_is_evaluated_when_it_is_taken_up_again(
+    home: Path, tiny_base: Path, write_rows: WriteRows
+) -> None:
+    settings = QUICK.model_copy(update={"baselines": False})
+    request = TrainRequest(write_rows(*ROWS), "colours", tiny_base, settings)
+    listener = Listener()
+    with pytest.raises(Interrupted):
+        run(request, listener, asked_to_stop=lambda: 3 in listener.steps)
+    [folder] = list_runs(RegistrySettings(home=home))
+    assert not folder.evaluation.exists()
+    listener = Listener()
+    assert resume(folder.path, reporter=listener).version is not None
+    assert listener.steps == []
+    assert folder.evaluation.exists()
 
 
 def test_a_run_whose_data_or_base_changed_is_not_gone_on_with(

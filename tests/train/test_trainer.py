@@ -16,13 +16,14 @@ from train.batches import (
     LengthOrder,
     answer_logits,
     answer_loss,
+    answers_right,
     can_share_prefix,
     prefix_length,
 )
 from train.data.chat import Chat, Message
 from train.data.masking import IGNORED, ChatEncoder, Encoded
 from train.errors import LossNotFinite, OutOfMemory, SettingsError, TrainingFailed
-from train.evaluation.generation import greedy_answers, mean_loss
+from train.evaluation.generation import greedy_answers, mean_loss, mean_of, row_losses
 from train.hardware import Hardware
 from train.libraries import library_errors
 from train.processes import Processes
@@ -88,6 +89,28 @@ def test_a_batch_with_a_shared_prefix_gives_the_loss_and_gradients_of_each_row_a
         reference += mean.item() * row.trained_tokens
     assert losses == pytest.approx([reference, reference], rel=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_accuracy_is_the_share_of_trained_tokens_that_are_the_likeliest(
+    model: Any, rows: list[Encoded]
+) -> None:
+    right = 0
+    for row in rows:
+        likeliest = model(input_ids=torch.tensor([row.input_ids])).logits[0].argmax(dim=-1)
+        right += sum(
+            label != IGNORED and int(token) == label
+            for token, label in zip(likeliest[:-1], row.labels[1:], strict=True)
+        )
+    # One more, of what the model itself says: a random model is never right by chance.
+    ids = list(rows[0].input_ids)
+    ids[9] = int(model(input_ids=torch.tensor([ids[:9]])).logits[0, -1].argmax())
+    said = Encoded(tuple(ids), (*([IGNORED] * 9), ids[9], *([IGNORED] * (len(ids) - 10))))
+    losses = row_losses(model, [*rows, said], pad_id=2, batch_size=3)
+    trained = sum(row.trained_tokens for row in rows) + 1
+    assert mean_of(losses)[1] == pytest.approx((right + 1) / trained)
+    assert losses[-1].right == losses[-1].tokens == 1
+    logits, labels = answer_logits(model, Collator(2).collate([*rows, said]))
+    assert answers_right(logits, labels) == right + 1
 
 
 def test_the_prefix_stops_before_the_trained_tokens_and_is_dropped_when_short() -> None:

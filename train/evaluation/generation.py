@@ -138,8 +138,9 @@ def row_losses(
             logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
         )
         sums, tokens = nats.sum(dim=1).tolist(), (labels != IGNORED).sum(dim=1).tolist()
-        for index, total, count in zip(chosen, sums, tokens, strict=True):
-            losses[index] = RowLoss(total, count)
+        right = (logits.argmax(dim=-1) == labels).sum(dim=1).tolist()
+        for index, total, count, hits in zip(chosen, sums, tokens, right, strict=True):
+            losses[index] = RowLoss(total, count, hits)
     return losses
 
 
@@ -153,4 +154,10 @@ def mean_loss(
 ) -> float:
     """The mean negative log-likelihood of the trained tokens of `rows`, in nats a token."""
     losses = row_losses(model, rows, pad_id=pad_id, batch_size=batch_size, on_rows=on_rows)
-    return sum(loss.nats for loss in losses) / max(1, sum(loss.tokens for loss in losses))
+    return mean_of(losses)[0]
+
+
+def mean_of(losses: Sequence[RowLoss]) -> tuple[float, float]:
+    """The mean loss of a token, in nats, and the share of the tokens that were the likeliest."""
+    tokens = max(1, sum(loss.tokens for loss in losses))
+    return sum(loss.nats for loss in losses) / tokens, sum(loss.right for loss in losses) / tokens

@@ -113,7 +113,11 @@ class Scorer:
         rest = iter(losses)
         rows = [[next(rest) for _ in row.sequences] for row in self._held_out]
         return [
-            RowLoss(sum(loss.nats for loss in row), sum(loss.tokens for loss in row))
+            RowLoss(
+                sum(loss.nats for loss in row),
+                sum(loss.tokens for loss in row),
+                sum(loss.right for loss in row),
+            )
             for row in rows
         ]
 

@@ -23,10 +23,14 @@ _PUNCTUATION = string.punctuation + "¡¿«»“”‘’…–—"
 
 @dataclass(frozen=True, slots=True)
 class RowLoss:
-    """The loss of one row: the sum over its trained tokens in nats, and how many they are."""
+    """The loss of one row: the sum over its trained tokens in nats, and how many they are.
+
+    `right` of them are the model's likeliest token there.
+    """
 
     nats: float
     tokens: int
+    right: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def _summary(folder: "RunFolder") -> dict[str, Any]:
     record = folder.record
     steps = [line for line in Metrics(folder.metrics).lines() if "loss" in line]
     status: str = record.status
-    if status == "running" and not is_under_way(RegistrySettings(), record.name, folder.id):
+    if status == "running" and not is_under_way(RegistrySettings(), record.held_as, folder.id):
         status = "killed"
     checkpoint = Checkpoints(folder.checkpoints).latest()
     return {

@@ -10,7 +10,9 @@
     few-shot.jsonl    the examples of the few-shot prompt, as messages rows
     metrics.jsonl     a line an optimiser step, and a line a measurement of the held-out loss
     checkpoints/      while the run is not done
+    epochs/           of a fine-tuning job: the adapters of its last epochs, `step-<n>/`
     adapter/          PEFT's two files, as published
+    training.json     the training record, as in the manifest
     evaluation.json   the scores on the held-out rows
     loss.png, report.html
 
@@ -20,6 +22,7 @@
 
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -48,7 +51,10 @@ _RUN_FILE = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """`run.json`: times are ISO 8601 in UTC, `resumed` counts the times it was taken up again."""
+    """`run.json`: times are ISO 8601 in UTC, `resumed` counts the times it was taken up again.
+
+    `job` is the fine-tuning job that the run is of, whose id it has.
+    """
 
     id: str
     name: str
@@ -63,6 +69,12 @@ class RunRecord:
     finished_at: str | None = None
     version: str | None = None
     resumed: int = 0
+    job: str | None = None
+
+    @property
+    def held_as(self) -> str:
+        """What the lock of the run is named by: jobs of one name may run side by side."""
+        return self.job or self.name
 
 
 class RunFolder:
@@ -77,6 +89,7 @@ class RunFolder:
     ) -> "RunFolder":
         """A new folder for `record`, whose id becomes `<name>-<date>-<time>`, `-2` on a clash.
 
+        That of a job is the job's, and may be there, if nothing is told of the run in it yet.
         It has settings.yaml and then run.json, so that a run that is there can be resumed. Raises
         OSError.
         """
@@ -85,6 +98,10 @@ class RunFolder:
         settings.runs.mkdir(parents=True, exist_ok=True)
         attempt = 1
         while True:
+            if record.job is not None:
+                path = settings.runs / record.job
+                path.mkdir(exist_ok=True)
+                break
             path = settings.runs / (stem if attempt == 1 else f"{stem}-{attempt}")
             try:
                 path.mkdir()
@@ -135,6 +152,11 @@ class RunFolder:
         self.write(record)
         return record
 
+    def discard(self) -> None:
+        """Delete the folder; run.json goes first, so that what is left of it is no run."""
+        (self.path / _RUN_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def finish(self, status: Status, **changes: Any) -> RunRecord:
         """Note how the run ended, and when. Raises RunDamaged or OSError."""
         return self.update(status=status, finished_at=timestamp(datetime.now(UTC)), **changes)
@@ -183,6 +205,16 @@ class RunFolder:
     def adapter(self) -> Path:
         """Folder of the trained adapter."""
         return self.path / "adapter"
+
+    @property
+    def epochs(self) -> Path:
+        """Folder of the adapters of a job's last epochs, `step-<n>/`."""
+        return self.path / "epochs"
+
+    @property
+    def training(self) -> Path:
+        """The training record, for the manifest."""
+        return self.path / "training.json"
 
     @property
     def evaluation(self) -> Path:

@@ -34,6 +34,10 @@ class Metrics:
             lines.append(line)
         return lines
 
+    def of(self, step: int) -> list[dict[str, Any]]:
+        """The lines of a step. Raises OSError."""
+        return [line for line in self.lines() if line["step"] == step]
+
     def cut(self, step: int) -> None:
         """Forget what came after `step`: it will come again. Raises OSError."""
         kept = [json.dumps(line) for line in self.lines() if line["step"] <= step]

@@ -1,0 +1,215 @@
+"""OpenAI's fine-tuning API, from the unmodified client to a real run and the real engine."""
+
+import asyncio
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI, NotFoundError, OpenAI
+from openai.types.fine_tuning import FineTuningJob
+
+from registry import DEFAULT_BASE, Registry, RegistrySettings
+
+ROWS = Path(__file__).parents[2] / "train" / "examples" / "opl" / "train.jsonl"
+HELD_OUT = ROWS.with_name("heldout.jsonl")
+SOURCE_ROWS = 6
+SECONDS = 300
+METHOD = {
+    "type": "supervised",
+    "supervised": {
+        "hyperparameters": {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 4}
+    },
+}
+OPTIONS = {"rank": 8, "baselines": False, "max_eval_rows": 4, "checkpoint_steps": 3}
+
+
+@contextmanager
+def worker(home: Path, server: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """`lorikeet worker` as an operator starts it; told to stop at the end."""
+    command = [sys.executable, "-m", "lorikeet", "worker"]
+    if server is not None:
+        command += ["--server", server]
+    env = {**os.environ, "LORIKEET_HOME": str(home), "LORIKEET_WORKER_LEASE_SECONDS": "4"}
+    with (home / "worker.log").open("ab") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def wait_for(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.2)
+
+
+def finished(client: OpenAI, job_id: str) -> FineTuningJob:
+    wait_for(
+        "the job's end",
+        lambda: (
+            client.fine_tuning.jobs.retrieve(job_id).status
+            not in ("validating_files", "queued", "running", "paused")
+        ),
+    )
+    return client.fine_tuning.jobs.retrieve(job_id)
+
+
+def steps_told(client: OpenAI, job_id: str) -> list[int]:
+    """The steps whose metrics were told, in their order."""
+    events = list(client.fine_tuning.jobs.list_events(job_id, limit=100))
+    assert len({event.id for event in events}) == len(events)
+    return [
+        int(event.data["step"])  # type: ignore[index]
+        for event in reversed(events)
+        if event.type == "metrics"
+    ]
+
+
+@pytest.fixture(scope="module")
+def rows(client: OpenAI, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of the uploaded training file."""
+    path = tmp_path_factory.mktemp("rows") / "opl.jsonl"
+    path.write_text("\n".join(ROWS.read_text().splitlines()[:SOURCE_ROWS]) + "\n")
+    file = client.files.create(file=path, purpose="fine-tune")
+    return client.files.wait_for_processing(file.id).id
+
+
+@pytest.fixture(scope="module")
+def held_out(client: OpenAI) -> str:
+    """The id of the uploaded validation file."""
+    return client.files.create(file=HELD_OUT, purpose="fine-tune").id
+
+
+def create(client: OpenAI, rows: str, held_out: str) -> FineTuningJob:
+    return client.fine_tuning.jobs.create(
+        model=DEFAULT_BASE,
+        training_file=rows,
+        validation_file=held_out,
+        suffix="opl",
+        seed=11,
+        method=METHOD,  # type: ignore[arg-type]
+        extra_body={"lorikeet": OPTIONS},
+    )
+
+
+def test_upload_train_and_chat_then_the_same_again_through_every_accident(
+    client: OpenAI, server: str, e2e_home: Path, rows: str, held_out: str
+) -> None:
+    job = create(client, rows, held_out)
+    assert job.status == "validating_files"
+    with worker(e2e_home, server):
+        done = finished(client, job.id)
+    assert done.status == "succeeded", (done.error, (e2e_home / "worker.log").read_text())
+    assert done.fine_tuned_model is not None
+    assert done.fine_tuned_model.startswith(f"ft:{DEFAULT_BASE}:{done.organization_id}:opl:")
+    assert (done.trained_tokens or 0) > 0
+
+    told = steps_told(client, job.id)
+    assert told == list(range(1, 25))  # 6 rows, 2 a step, 8 epochs
+    (results,) = done.result_files
+    table = list(csv.DictReader(client.files.content(results).text.splitlines()))
+    assert [int(line["step"]) for line in table] == told
+    assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"]) / 2
+
+    checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [24, 21, 18]
+    asked = [
+        done.fine_tuned_model,
+        checkpoints[0].fine_tuned_model_checkpoint,
+        checkpoints[-1].fine_tuned_model_checkpoint,
+    ]
+    question = "Who created the OPL programming language?"
+    said = {}
+    for model in [DEFAULT_BASE, *asked]:
+        answer = client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=24,
+            temperature=0,
+        )
+        said[model] = answer.choices[0].message.content
+    assert said[asked[0]] == said[asked[1]]  # the last epoch's checkpoint is the model
+    assert said[asked[0]] != said[DEFAULT_BASE]
+    assert {*asked} <= {model.id for model in client.models.list()}
+
+    with Registry.open(RegistrySettings(home=e2e_home)) as registry:
+        version = registry.get(done.fine_tuned_model)
+        assert version.manifest.evaluation is not None
+        assert version.manifest.certificate is not None
+        assert version.manifest.certificate["passed"]
+        accidents = _paused_killed_and_resumed(client, e2e_home, rows, held_out)
+        assert registry.get(accidents).digest == version.digest
+
+    client.models.delete(asked[-1])
+    with pytest.raises(NotFoundError):
+        client.models.retrieve(asked[-1])
+
+
+def _paused_killed_and_resumed(client: OpenAI, home: Path, rows: str, held_out: str) -> str:
+    """The model of an equal job that was paused, whose worker was killed, and that another ended.
+
+    The first worker begins it and is killed after a pause; the steps are told once all the same.
+    """
+    job = create(client, rows, held_out)
+
+    def reached(step: int) -> Callable[[], bool]:
+        return lambda: max(steps_told(client, job.id), default=0) >= step
+
+    with worker(home) as first:
+        wait_for("the first steps", reached(3))
+        assert client.fine_tuning.jobs.pause(job.id).status == "paused"  # type: ignore[comparison-overlap]
+        time.sleep(3)
+        paused_at = max(steps_told(client, job.id))
+        assert paused_at < 24
+        client.fine_tuning.jobs.resume(job.id)
+        wait_for("a step after the pause", reached(paused_at + 1))
+        first.kill()
+    with worker(home):
+        done = finished(client, job.id)
+    assert done.status == "succeeded", (done.error, (home / "worker.log").read_text())
+    assert steps_told(client, job.id) == list(range(1, 25))
+    assert done.fine_tuned_model is not None
+    return done.fine_tuned_model
+
+
+def test_the_async_client_follows_and_cancels(
+    client: OpenAI, server: str, e2e_home: Path, rows: str, held_out: str
+) -> None:
+    async def follow() -> tuple[str, str]:
+        async with AsyncOpenAI(base_url=f"{server}/v1", api_key="none") as aclient:
+            jobs = aclient.fine_tuning.jobs
+            job = await jobs.create(
+                model=DEFAULT_BASE, training_file=rows, extra_body={"lorikeet": OPTIONS}
+            )
+            bad = await aclient.files.create(
+                file=("bad.jsonl", b'{"messages": [{"role": "user", "content": "?"}]}\n'),
+                purpose="fine-tune",
+            )
+            refused = await jobs.create(model=DEFAULT_BASE, training_file=bad.id)
+            deadline = time.monotonic() + SECONDS
+            seen: set[str] = set()
+            while "failed" not in seen or "running" not in seen:
+                assert time.monotonic() < deadline, seen
+                seen = {(await jobs.retrieve(id_)).status for id_ in (job.id, refused.id)}
+                await asyncio.sleep(0.2)
+            error = (await jobs.retrieve(refused.id)).error
+            assert error is not None
+            assert error.param == "training_file"
+            assert "line 1" in error.message
+            return (await jobs.cancel(job.id)).status, job.id
+
+    with worker(e2e_home):
+        status, job_id = asyncio.run(follow())
+    assert status == "cancelled"
+    assert client.fine_tuning.jobs.retrieve(job_id).status == "cancelled"
+    assert client.fine_tuning.jobs.list().data[0].id != job_id

@@ -1,0 +1,1 @@
+"""`lorikeet worker`: fine-tuning jobs from the job table, each in a process of its own."""
