@@ -9,6 +9,7 @@ The server checks all of it before a job is made. The names in `lorikeet` are th
 of `lorikeet train` (a test compares the bounds).
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,12 +17,19 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 
-SUFFIX = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Share = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+
+
+def _nameable(suffix: str) -> str:
+    if not SUFFIX.fullmatch(suffix):
+        raise ValueError(
+            "use 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    return suffix
 
 
 def _servable(targets: list[str]) -> list[str]:
@@ -109,7 +117,7 @@ class JobRequest(_Strict):
     model: Annotated[str, Field(min_length=1, max_length=320)]
     training_file: FileId
     validation_file: FileId | None = None
-    suffix: Annotated[str, StringConstraints(pattern=f"^{SUFFIX}$")] | None = None
+    suffix: Annotated[str, AfterValidator(_nameable)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     metadata: (
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None
