@@ -14,9 +14,11 @@ class BrokenStream(Exception):
 class Answer:
     """Times are in seconds on one monotonic clock that every user of a run shares.
 
-    `arrivals` has one time for each piece with text; `tokens` is the server's own count where it
-    gives one (`stream_options.include_usage`), else the number of pieces. `error` is None for an
-    answer that came to its end.
+    `started` is when the request was to be sent, which latencies count from, `sent` when it was:
+    None if never. `arrivals` has one time for each piece with text; `tokens` is the server's own
+    count where it gives one (`stream_options.include_usage`), else the number of pieces, and
+    `prompt_tokens` is 0 where it gives none. `error` is None for an answer that came to its end,
+    and for one that its reader `left` on purpose.
     """
 
     model: str
@@ -24,6 +26,10 @@ class Answer:
     arrivals: tuple[float, ...] = ()
     tokens: int = 0
     error: str | None = None
+    sent: float | None = None
+    prompt_tokens: int = 0
+    tenant: str = ""
+    left: bool = False
 
     @property
     def ttft(self) -> float | None:
@@ -57,26 +63,35 @@ class Answer:
 
 
 def read_answer(
-    model: str, started: float, lines: Iterable[str], clock: Callable[[], float]
+    model: str,
+    started: float,
+    lines: Iterable[str],
+    clock: Callable[[], float],
+    *,
+    leave_after: int | None = None,
 ) -> Answer:
-    """Read the server-sent events of a chat completion to their end.
+    """Read the server-sent events of a chat completion to their end, or so many pieces of text.
 
     Raises BrokenStream where they hold an error or stop before `[DONE]`.
     """
     arrivals: list[float] = []
     counted: int | None = None
+    prompt_tokens = 0
     for line in lines:
         if not line.startswith("data:"):
             continue
         data = line.removeprefix("data:").strip()
         if data == "[DONE]":
             tokens = len(arrivals) if counted is None else counted
-            return Answer(model, started, tuple(arrivals), tokens)
+            return Answer(model, started, tuple(arrivals), tokens, prompt_tokens=prompt_tokens)
         event = _event(data)
         if any(choice["delta"].get("content") for choice in event["choices"]):
             arrivals.append(clock())
+            if len(arrivals) == leave_after:
+                return Answer(model, started, tuple(arrivals), len(arrivals), left=True)
         if usage := event.get("usage"):
             counted = usage["completion_tokens"]
+            prompt_tokens = usage.get("prompt_tokens") or 0
     raise BrokenStream("the stream stopped before [DONE]")
 
 

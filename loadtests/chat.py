@@ -3,6 +3,7 @@
 import functools
 import ssl
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -24,17 +25,36 @@ def connect(url: str, api_key: str = "") -> httpx.Client:
     )
 
 
-def ask(client: httpx.Client, body: dict[str, Any]) -> Answer:
-    """Send `body` and read the stream to its end; a failure is told in the answer's `error`."""
-    started = time.perf_counter()
+def ask(
+    client: httpx.Client,
+    body: dict[str, Any],
+    *,
+    due: float | None = None,
+    leave_after: int | None = None,
+) -> Answer:
+    """Send `body` and read the stream to its end; a failure is told in the answer's `error`.
+
+    `due` is when it was to be sent, on time.perf_counter, if not now. With `leave_after` the
+    connection is closed after so many pieces of text.
+    """
+    sent = time.perf_counter()
+    started = sent if due is None else due
+    answer = _answered(client, body, started, leave_after)
+    return replace(answer, sent=sent)
+
+
+def _answered(
+    client: httpx.Client, body: dict[str, Any], started: float, leave_after: int | None
+) -> Answer:
     model = body["model"]
     try:
         with client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.is_error:
                 response.read()
                 raise BrokenStream(f"HTTP {response.status_code}: {response.text[:200]}")
-            return read_answer(model, started, response.iter_lines(), time.perf_counter)
-    except (httpx.HTTPError, BrokenStream) as error:
+            lines = response.iter_lines()
+            return read_answer(model, started, lines, time.perf_counter, leave_after=leave_after)
+    except (httpx.HTTPError, BrokenStream, KeyError, TypeError, AttributeError) as error:
         return Answer(model, started, error=f"{type(error).__name__}: {error}")
 
 

@@ -17,7 +17,7 @@ from loadtests.first_token import Pair
 from loadtests.starts import Start
 from loadtests.throughput import Turn
 from loadtests.training import TrainingRun
-from loadtests.verdict import Verdict
+from loadtests.verdict import Verdict, verdicts_json
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Results:
         document = asdict(self)
         about = document.pop("about")
         document["rows"] = [asdict(row) for row in throughput.rows(self.turns)]
-        document["verdicts"] = [asdict(v) | {"kept": v.kept} for v in self.verdicts()]
+        document["verdicts"] = verdicts_json(self.verdicts())
         finite: dict[str, Any] = _finite({**about, **document})
         return finite
 

@@ -27,7 +27,10 @@ SLACK_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Who asks: `users` at the same time for `seconds`, for answers of exactly `max_tokens`."""
+    """Who asks: `users` at the same time for `seconds`, for answers of at most `max_tokens`.
+
+    `whole`: of exactly that many. `noisy_key` is the noisy tenant's, where a shape has one.
+    """
 
     users: int
     seconds: int
@@ -36,6 +39,8 @@ class Crowd:
     api_key: str = ""
     drain_seconds: int = DRAIN_SECONDS
     seed: int = 0
+    whole: bool = True
+    noisy_key: str = ""
 
 
 class Swarm:
@@ -47,7 +52,8 @@ class Swarm:
         self._records = records
         self._log = records.with_suffix(".log")
         command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", url]
-        command += ["--headless", "--only-summary", "--exit-code-on-error", "0", "--whole"]
+        command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
+        command += ["--whole"] if crowd.whole else []
         for option, value in (
             ("--users", crowd.users),
             ("--spawn-rate", crowd.users),
@@ -68,7 +74,11 @@ class Swarm:
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 self._command,
-                env={**os.environ, "OPENAI_API_KEY": self._crowd.api_key},
+                env={
+                    **os.environ,
+                    "OPENAI_API_KEY": self._crowd.api_key,
+                    "NOISY_API_KEY": self._crowd.noisy_key,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

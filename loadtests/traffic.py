@@ -21,6 +21,9 @@ PROMPTS = (
     "Describe how coffee is grown, roasted and brewed.",
     "Write a product description for a lamp that follows the daylight.",
 )
+NUMBER_TOKENS = 8
+"""Of the number before a prompt: most tokenizers have one for each digit."""
+_WORDS = tuple(sorted({word for text in PROMPTS for word in text.split() if word.isalpha()}))
 
 
 class Zipf:
@@ -44,14 +47,24 @@ class Zipf:
 
 
 def chat_request(
-    model: str, source: random.Random, *, max_tokens: int, whole: bool = False
+    model: str,
+    source: random.Random,
+    *,
+    max_tokens: int,
+    whole: bool = False,
+    prompt_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Body of a streamed chat completion with one of the prompts.
+    """Body of a streamed chat completion with one of the prompts, or words of about that length.
 
     A number before the prompt keeps a server from answering out of its prefix cache. `whole` asks
     for exactly `max_tokens`, with a field (`ignore_eos`) that vLLM and Lorikeet know.
     """
-    prompt = f"[{source.randrange(10**6):06}] {source.choice(PROMPTS)}"
+    number = f"[{source.randrange(10**6):06}]"
+    if prompt_tokens is None:
+        prompt = f"{number} {source.choice(PROMPTS)}"
+    else:
+        words = source.choices(_WORDS, k=max(1, prompt_tokens - NUMBER_TOKENS))
+        prompt = f"{number} {' '.join(words)}"
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],

@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtests.machine import describe_machine
 from loadtests.training import ROWS, Ended, label, lorikeet_command, watch
 from loadtests.verdict import ratio
 from registry import DEFAULT_BASE, RegistrySettings, resolve_base
@@ -88,7 +89,12 @@ def profile(
             console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {variant.what}")
             timed.append(measure(variant, found.path, rows, Path(folder), output))
     path = output / "training-profile.json"
-    path.write_text(json.dumps([asdict(each) for each in timed], indent=2) + "\n")
+    document = {
+        "machine": describe_machine(),
+        "rows": rows,
+        "variants": [asdict(each) for each in timed],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
     console.print(table(timed, rows))
     console.print(f"Written to {path}.", soft_wrap=True)
 

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.table import Table
 
@@ -27,6 +28,11 @@ class Verdict:
 def ratio(value: float, reference: float) -> float:
     """`value` in parts of `reference`; not a number where there is nothing to compare with."""
     return value / reference if reference else math.nan
+
+
+def verdicts_json(judged: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """For a results file."""
+    return [asdict(verdict) | {"kept": verdict.kept} for verdict in judged]
 
 
 def verdicts_table(judged: Sequence[Verdict]) -> Table:

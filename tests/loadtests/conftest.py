@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import uvicorn
@@ -28,6 +29,15 @@ class FakeServer:
     asked: list[str] = field(default_factory=list)
     keys: dict[str, str | None] = field(default_factory=dict)
     """The last Authorization header for each model."""
+    authorizations: set[str | None] = field(default_factory=set)
+    """Every Authorization header."""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    """What the chat requests said."""
+    metrics: str | None = None
+    """What /metrics says; without it there is no such route."""
+    unloaded: list[str] = field(default_factory=list)
+    unload_frees: bool = True
+    """Whether an unload gives the adapter's slot back."""
 
     def application(self) -> Starlette:
         """Its routes."""
@@ -35,8 +45,27 @@ class FakeServer:
             routes=[
                 Route("/v1/models", self.models),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/metrics", self.exposition),
+                Route("/admin/adapters", self.adapters),
+                Route("/admin/adapters/{which}/unload", self.unload, methods=["POST"]),
             ]
         )
+
+    async def exposition(self, request: Request) -> Response:
+        """Prometheus' text."""
+        return Response(self.metrics or "", status_code=200 if self.metrics else 404)
+
+    async def adapters(self, request: Request) -> Response:
+        """One that is loaded and one that is not."""
+        states = {"red@1": "loaded", "blue@1": "cold"}
+        return JSONResponse({"data": [{"id": id, "state": s} for id, s in states.items()]})
+
+    async def unload(self, request: Request) -> Response:
+        """Free its slot, if the server does that."""
+        self.unloaded.append(request.path_params["which"])
+        if self.unload_frees:
+            self.metrics = (self.metrics or "").replace('"used"} 2.0', '"used"} 0.0')
+        return JSONResponse({})
 
     async def models(self, request: Request) -> Response:
         """Two adapters and their base."""
@@ -45,8 +74,11 @@ class FakeServer:
 
     async def chat(self, request: Request) -> Response:
         """A stream; the model `broken` stops without an end, and `unknown` is refused."""
-        model = (await request.json())["model"]
+        body = await request.json()
+        model = body["model"]
         self.asked.append(model)
+        self.bodies.append(body)
+        self.authorizations.add(request.headers.get("authorization"))
         self.keys[model] = request.headers.get("authorization")
         if model == "unknown":
             return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
@@ -62,7 +94,7 @@ class FakeServer:
             yield event({"content": f"piece {piece} "})
             if model == "broken":
                 return
-        usage = {"completion_tokens": PIECES * TOKENS_A_PIECE}
+        usage = {"prompt_tokens": 7, "completion_tokens": PIECES * TOKENS_A_PIECE}
         yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
         yield "data: [DONE]\n\n"
 
