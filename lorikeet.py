@@ -12,6 +12,7 @@ import registry.cli
 import registry.finetuning.cli
 import registry.keys_cli
 import serve.cli
+import serve.top.cli
 import train.cli
 import train.data.cli
 import train.evaluation.cli
@@ -43,6 +44,7 @@ app.add_typer(registry.finetuning.cli.app, name="jobs")
 app.command(name="serve")(serve.cli.serve)
 app.command(name="worker")(train.worker.cli.worker)
 app.command(name="ask")(serve.cli.ask)
+app.command(name="top")(serve.top.cli.top)
 
 
 def _version(show: bool) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from registry.manifest import BaseIdentity, FileIdentity, Manifest
     from registry.preflight import Limits, check_adapter
     from registry.settings import RegistrySettings
+    from registry.standing import Standing
     from registry.store import Registry
     from registry.version import Version
 
@@ -54,6 +55,7 @@ _HOMES = {
     "Limits": "preflight",
     "check_adapter": "preflight",
     "RegistrySettings": "settings",
+    "Standing": "standing",
     "Registry": "store",
     "Version": "version",
 }
@@ -84,6 +86,7 @@ __all__ = [
     "Registry",
     "RegistrySettings",
     "RegistryUnavailable",
+    "Standing",
     "UnknownAdapter",
     "UnknownBase",
     "UnknownKey",

@@ -49,6 +49,7 @@ from registry.recovery import recover
 from registry.reference import LATEST, PROD, Reference, check_alias, check_name
 from registry.settings import RegistrySettings
 from registry.stage import Stage, discard
+from registry.standing import Standings
 from registry.verification import damages
 from registry.version import Version
 
@@ -69,6 +70,7 @@ class Registry:
         self.jobs = Jobs(database)
         self.models = Models(database, self.remove)
         self.queue = Queue(database)
+        self.standings = Standings(database)
 
     @classmethod
     def open(cls, settings: RegistrySettings | None = None) -> "Registry":

@@ -14,12 +14,12 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from registry import (
     BadReference,
@@ -43,7 +43,7 @@ from serve.errors import (
     ModelNotFound,
     RequestError,
 )
-from serve.metrics import Metrics
+from serve.metrics import LoadFailure, Metrics
 from serve.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class _Loaded:
     version: Version
     adapter: EngineAdapter
     ready: asyncio.Task[None]
+    stages: dict[str, float]
     leases: int = 0
 
 
@@ -65,6 +66,10 @@ class Lease:
 
     version: Version
     adapter: EngineAdapter
+    load: Literal["warm", "cold"]
+    """Whether the version was loaded already."""
+    stages: Mapping[str, float]
+    """Seconds of the load that it began itself: resolve, verify, warm, engine; else empty."""
 
 
 class Adapters:
@@ -98,6 +103,11 @@ class Adapters:
     def loaded(self) -> list[str]:
         """Names of the versions in the engine."""
         return [entry.adapter.name for entry in self._loaded.values() if entry.ready.done()]
+
+    @property
+    def leases(self) -> int:
+        """Requests that hold a version."""
+        return sum(entry.leases for entry in self._loaded.values())
 
     def residency(self, version: Version) -> dict[str, Any]:
         """Where a version is: `state` (loaded, loading, cold, quarantined), `leases`, `reason`."""
@@ -135,6 +145,11 @@ class Adapters:
         AdapterQuarantined.
         """
         version = await self.find(model, principal, user)
+        self.check(version)
+        return version
+
+    def check(self, version: Version) -> None:
+        """Raises: what `resolve` raises of a version that cannot be served."""
         if version.manifest.base.digest != self._base.digest:
             raise BadRequest(
                 f"The adapter `{version.reference}` was made for the base model "
@@ -144,7 +159,6 @@ class Adapters:
             )
         if version.quarantine is not None:
             raise _quarantined(version, version.quarantine)
-        return version
 
     async def quarantine(self, version: Version, reason: str) -> None:
         """Keep a version that failed while it was served away from every server, and unload it."""
@@ -166,20 +180,25 @@ class Adapters:
         return await asyncio.to_thread(self._registry.release, version.name, version.number)
 
     @asynccontextmanager
-    async def lease(self, version: Version) -> AsyncIterator[Lease]:
+    async def lease(
+        self, version: Version, resolve_seconds: float | None = None
+    ) -> AsyncIterator[Lease]:
         """Load the version if need be and keep it until the context ends.
 
+        `resolve_seconds` is what it took to find the version: the first stage of a load.
         Raises: BadRequest when its files do not pass the preflight, AdapterUnavailable,
         EngineNotReady.
         """
         name = engine_name(version)
         self._quarantine.check(name)
-        entry = await self._entry(name, version)
+        known = self._loaded.get(name)
+        load: Literal["warm", "cold"] = "warm" if known and known.ready.done() else "cold"
+        entry, begun = await self._entry(name, version, resolve_seconds)
         entry.leases += 1
         try:
             # Shielded: a client that goes away does not end the load that others wait for.
             await asyncio.shield(entry.ready)
-            yield Lease(version, entry.adapter)
+            yield Lease(version, entry.adapter, load, dict(entry.stages) if begun else {})
         except asyncio.CancelledError:
             if entry.ready.cancelled():  # the load was given up, not this request
                 raise EngineNotReady("The engine has stopped; try again in a moment.") from None
@@ -208,45 +227,61 @@ class Adapters:
         for entry in self._loaded.values():
             entry.ready.cancel()
         self._loaded.clear()
-        self._metrics.adapters_loaded.set(0)
         return held
 
-    async def _entry(self, name: str, version: Version) -> _Loaded:
+    async def _entry(
+        self, name: str, version: Version, resolve_seconds: float | None
+    ) -> tuple[_Loaded, bool]:
+        """The version's place, and whether its load began with this call."""
+        begun = False
         deadline = time.monotonic() + self._load_timeout
         while name not in self._loaded:
             if len(self._loaded) + self._leaving < self._engine.max_loaded:
                 adapter = EngineAdapter(name, next(self._ids), version.path)
-                task = asyncio.create_task(self._load(adapter, version))
+                stages = {} if resolve_seconds is None else {"resolve": resolve_seconds}
+                task = asyncio.create_task(self._load(adapter, version, stages))
                 task.add_done_callback(partial(self._settled, name))
-                self._loaded[name] = _Loaded(version, adapter, task)
+                self._loaded[name] = _Loaded(version, adapter, task, stages)
+                begun = True
                 break
             await self._make_room(deadline)
         self._loaded.move_to_end(name)
-        return self._loaded[name]
+        return self._loaded[name], begun
 
-    async def _load(self, adapter: EngineAdapter, version: Version) -> None:
-        started = time.perf_counter()
+    async def _load(
+        self, adapter: EngineAdapter, version: Version, stages: dict[str, float]
+    ) -> None:
+        """Fills in the seconds of its stages."""
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._load_timeout):
                 await self._verify(version)
-                await self._engine.load(adapter)
+                verified = time.monotonic()
+                in_memory = await self._engine.load(adapter)
         except TimeoutError as error:
             raise self._failed(
                 adapter.name,
+                "timeout",
                 AdapterUnavailable(
                     f"The adapter `{version.reference}` was not loaded within "
                     f"{self._load_timeout:g} s; try again."
                 ),
             ) from error
         except (BadRequest, AdapterUnavailable) as error:
-            raise self._failed(adapter.name, error) from error.__cause__
+            outcome: LoadFailure = "refused" if isinstance(error, BadRequest) else "failed"
+            raise self._failed(adapter.name, outcome, error) from error.__cause__
+        except BaseException:  # the engine's end, or ours
+            self._metrics.failed("interrupted")
+            raise
+        stages["verify"] = verified - started
+        stages["warm"] = in_memory
+        stages["engine"] = max(0.0, time.monotonic() - verified - in_memory)
         self._quarantine.clear(adapter.name)
-        self._metrics.adapter_load_seconds.observe(time.perf_counter() - started)
-        self._metrics.adapters_loaded.inc()
+        self._metrics.loaded(stages)
         logger.info("loaded %s", adapter.name)
 
-    def _failed(self, name: str, error: RequestError) -> RequestError:
-        self._metrics.adapter_load_failures.inc()
+    def _failed(self, name: str, outcome: LoadFailure, error: RequestError) -> RequestError:
+        self._metrics.failed(outcome)
         self._quarantine.failed(name, error)
         return error
 
@@ -280,7 +315,6 @@ class Adapters:
             self._leaving -= 1
             async with self._freed:
                 self._freed.notify_all()
-        self._metrics.adapters_loaded.dec()
         logger.info("unloaded %s", entry.adapter.name)
 
     async def _unload_when_idle(self, name: str) -> None:
@@ -299,7 +333,7 @@ class Adapters:
         idle = next((e for e in self._loaded.values() if e.leases == 0 and e.ready.done()), None)
         if idle is not None:
             await self._unload(idle)
-            self._metrics.adapter_evictions.inc()
+            self._metrics.evictions.inc()
             return
         remaining = deadline - time.monotonic()
         try:
@@ -314,6 +348,11 @@ class Adapters:
 def engine_name(version: Version) -> str:
     """The engine's name of a version, `name@version+digest`: never reused for other weights."""
     return f"{version.reference}+{version.digest.removeprefix('sha256:')[:12]}"
+
+
+def reference_of(name: str) -> str:
+    """The `name@version` in an engine's name."""
+    return name.partition("+")[0]
 
 
 def _draw(name: str, principal: Principal, user: str | None) -> float:

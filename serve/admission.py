@@ -7,12 +7,13 @@ nothing here is awaited but a ticket's own turn.
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from serve.errors import EngineNotReady, Overloaded, TooManyRequests
+from serve.errors import EngineNotReady, Overloaded, Refusal, TooManyRequests
 from serve.round_robin import RoundRobin, Ticket
 
 RECENT = 64
@@ -60,7 +61,7 @@ class Admission:
         self._clock = clock
         self._waiting: dict[Ticket, asyncio.Future[EngineNotReady | None]] = {}
         self._ends: deque[float] = deque(maxlen=RECENT)
-        self._closed: str | None = None
+        self._closed: Callable[[], EngineNotReady] | None = None
 
     @property
     def queued(self) -> int:
@@ -76,14 +77,18 @@ class Admission:
         """Seats, slots, adapters in flight, and by tenant: queued, in_flight, tokens (output)."""
         return self._turns.snapshot()
 
-    def close(self, reason: str) -> None:
+    def waiting(self) -> Counter[tuple[str, str | None]]:
+        """How many requests wait, by tenant and adapter (None: the base)."""
+        return Counter((ticket.tenant, ticket.adapter) for ticket in self._waiting)
+
+    def close(self, reason: str, refusal: Refusal = "engine_down") -> None:
         """Refuse who waits and who comes, until `open`; requests in flight go on."""
-        self._closed = reason
+        self._closed = partial(EngineNotReady, reason, refusal=refusal)
         while self._waiting:
             ticket, turn = self._waiting.popitem()
             self._turns.remove(ticket)
             if not turn.done():
-                turn.set_result(EngineNotReady(reason))
+                turn.set_result(self._closed())
 
     def open(self) -> None:
         """Admit again after `close`."""
@@ -114,7 +119,7 @@ class Admission:
 
     def _check(self, tenant: str) -> None:
         if self._closed is not None:
-            raise EngineNotReady(self._closed)
+            raise self._closed()
         if (queued := self._turns.queued_of(tenant)) >= self._max_queue_per_tenant:
             seconds = self._estimate(queued * self._turns.waiting_tenants)
             raise TooManyRequests(
@@ -122,6 +127,7 @@ class Admission:
                 remedy=f"Send fewer at the same time, or try again in {seconds} s.",
                 code="rate_limit_exceeded",
                 retry_after=seconds,
+                refusal="tenant_queue_full",
             )
         if self.queued >= self._max_queue:
             seconds = self._estimate(self.queued)
@@ -130,6 +136,7 @@ class Admission:
                 remedy=f"Try again in {seconds} s.",
                 code="overloaded",
                 retry_after=seconds,
+                refusal="queue_full",
             )
 
     async def _wait(self, turn: asyncio.Future[EngineNotReady | None]) -> None:
@@ -143,6 +150,7 @@ class Admission:
                 remedy=f"Try again in {seconds} s.",
                 code="overloaded",
                 retry_after=seconds,
+                refusal="queue_timeout",
             ) from error
 
     def _dispatch(self) -> None:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry import Key, Keys
 from serve.errors import Forbidden, RequestError, Unauthorized
-from serve.middleware import error_response
+from serve.middleware import refuse
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 DEFAULT_TENANT = "default"
@@ -143,7 +143,7 @@ class AuthMiddleware:
                 presented = headers[0].decode("latin-1") if headers else ""
                 principal = await self.authenticator.principal(presented)
             except RequestError as error:
-                await error_response(error)(scope, receive, send)
+                await refuse(error, scope, receive, send)
                 return
             scope.setdefault("state", {})["principal"] = principal
         await self.app(scope, receive, send)

@@ -1,5 +1,6 @@
 """`lorikeet serve` and `lorikeet ask`. Heavy imports happen inside the commands."""
 
+import logging
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,8 +10,10 @@ if TYPE_CHECKING:
 
     from serve.settings import ServeSettings
 
+logger = logging.getLogger(__name__)
 
 MODEL, NETWORK, CAPACITY, TRAINING = "Model", "Network", "Capacity", "Training"
+OBSERVATION = "Logs, traces and metrics"
 
 
 def serve(
@@ -125,8 +128,57 @@ def serve(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    log_format: Annotated[
+        Literal["human", "json"] | None,
+        typer.Option(help="Lines on standard error. [dim]human[/]", rich_help_panel=OBSERVATION),
+    ] = None,
+    access_log: Annotated[
+        bool | None,
+        typer.Option(
+            "--access-log/--no-access-log",
+            help="One line a request. [dim]yes[/]",
+            rich_help_panel=OBSERVATION,
+        ),
+    ] = None,
+    log_prompts: Annotated[
+        bool | None,
+        typer.Option(
+            "--log-prompts",
+            help="Put what is asked and answered into that line.",
+            rich_help_panel=OBSERVATION,
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenTelemetry collector for traces, over HTTP: http://127.0.0.1:4318.",
+            metavar="URL",
+            rich_help_panel=OBSERVATION,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve /metrics on a port of its own, without keys. [dim]--port, with keys[/]",
+            rich_help_panel=OBSERVATION,
+        ),
+    ] = None,
+    metrics_adapters: Annotated[
+        int | None,
+        typer.Option(
+            help="Busiest adapters with series of their own. [dim]100[/]",
+            rich_help_panel=OBSERVATION,
+        ),
+    ] = None,
+    metrics_tenants: Annotated[
+        int | None,
+        typer.Option(
+            help="Busiest tenants with series of their own. [dim]100[/]",
+            rich_help_panel=OBSERVATION,
+        ),
+    ] = None,
     verbose: Annotated[
-        bool | None, typer.Option("--verbose", "-v", help="Show the engine's log and each request.")
+        bool | None, typer.Option("--verbose", "-v", help="Show the engine's own log too.")
     ] = None,
 ) -> None:
     """Serve one base model and every published adapter behind an OpenAI-compatible API.
@@ -149,20 +201,43 @@ def serve(
 
 
 def _run(given: dict[str, Any]) -> None:
+    """Serve with the log as it is wanted; where programs read it, there is nothing beside it."""
+    from registry import LorikeetError
+    from serve import logs
+
+    settings = _settings(given)
+    with logs.to_standard_error(settings.log_format, verbose=settings.verbose):
+        try:
+            _serve(settings)
+        except LorikeetError as error:
+            if settings.log_format == "human":
+                raise
+            logger.critical("%s", error.message, extra=logs.fields(remedy=error.remedy))
+            raise typer.Exit(error.exit_code) from error
+
+
+def _serve(settings: "ServeSettings") -> None:
     """Bind, prepare the base, start the engine, serve; says what it is doing meanwhile."""
+    from contextlib import ExitStack
+
     from rich.console import Console
 
     from registry import Registry, RegistrySettings, UsageError, resolve_base
-    from serve.engine.factory import create_engine
-    from serve.server import bind, run
+    from serve import logs
+    from serve.engine.environment import keep_metrics_here
     from serve.worker_child import WorkerChild, worker_command
 
-    console = Console(stderr=True, highlight=False)
-    settings = _settings(given)
+    keep_metrics_here()
+    from serve.engine.factory import create_engine
+    from serve.server import bind, run
+
+    programs = settings.log_format == "json"
+    console = Console(stderr=True, highlight=False, quiet=programs)
     places = RegistrySettings()
     with (
         Registry.open(places) as registry,
         bind(settings.host, settings.port) as listener,
+        ExitStack() as stack,
         console.status("Preparing the base model") as status,
     ):
         if not (settings.loopback or settings.insecure or registry.keys.exist()):
@@ -170,21 +245,34 @@ def _run(given: dict[str, Any]) -> None:
                 f"--host {settings.host} can be reached from other machines, and there are no keys",
                 remedy="make one (lorikeet keys create --tenant NAME), or say --insecure",
             )
+        metrics = None
+        if settings.metrics_port is not None:
+            metrics = bind(settings.host, settings.metrics_port, "--metrics-port")
+            stack.enter_context(metrics)
         base = resolve_base(settings.base, places, lambda what, _: status.update(what))
-        worker = WorkerChild(worker_command(settings, listener)) if settings.with_worker else None
+        worker = None
+        if settings.with_worker:
+            command = worker_command(settings, listener)
+            worker = WorkerChild(command, logging.getLogger(logs.WORKER).info if programs else None)
         status.update("Loading vLLM" if settings.engine == "vllm" else "Starting")
         engine = create_engine(settings, base, places)
         status.update(f"Starting the engine on {base.id} (half a minute on two cores)")
 
         def on_ready() -> None:
             status.stop()
-            port = listener.getsockname()[1]
+            place = f"http://{settings.host}"
+            url = f"{place}:{listener.getsockname()[1]}/v1"
+            told = f"{place}:{(metrics or listener).getsockname()[1]}/metrics"
+            if programs:
+                logger.info("serving", extra=logs.fields(base=base.id, url=url, metrics=told))
             console.print(
                 f"[green]Serving[/] [bold]{base.id}[/] and its adapters on "
-                f"[bold]http://{settings.host}:{port}/v1[/]   (Ctrl-C stops)"
+                f"[bold]{url}[/]   (Ctrl-C stops)"
             )
+            if metrics is not None:
+                console.print(f"Metrics on [bold]{told}[/]")
 
-        run(settings, engine, registry, base, listener, on_ready, worker)
+        run(settings, engine, registry, base, listener, on_ready, worker, metrics)
     console.print("stopped")
 
 

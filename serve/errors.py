@@ -21,9 +21,24 @@ LorikeetError                    (registry)
         └── Overloaded
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from registry import LorikeetError
+
+Refusal = Literal[
+    "auth",
+    "rate_limit",
+    "token_limit",
+    "concurrency",
+    "queue_full",
+    "tenant_queue_full",
+    "queue_timeout",
+    "draining",
+    "engine_down",
+    "quarantined",
+    "load_failed",
+]
+"""Why a request did not come to the engine, where that is not the request's own fault."""
 
 
 class ServeError(LorikeetError):
@@ -42,12 +57,13 @@ class RequestError(LorikeetError):
     """One request is answered with an error in OpenAI's shape.
 
     `param` names the field at fault, `code` is OpenAI's machine-readable reason, `retry_after`
-    is in seconds, `headers` go into the response.
+    is in seconds, `headers` go into the response. `refusal` is for the metrics.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     retry_after: int | None = None
+    refusal: Refusal | None = None
 
     def __init__(
         self,
@@ -57,10 +73,13 @@ class RequestError(LorikeetError):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        refusal: Refusal | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
         self.param = param
         self.code = code
+        if refusal is not None:
+            self.refusal = refusal
         if retry_after is not None:
             self.retry_after = retry_after
         self.headers: dict[str, str] = {}
@@ -101,6 +120,7 @@ class Unauthorized(RequestError):
 
     status = 401
     type = "invalid_request_error"
+    refusal = "auth"
 
 
 class Forbidden(RequestError):
@@ -139,15 +159,20 @@ class Unavailable(RequestError):
 class EngineNotReady(Unavailable):
     """The engine is starting, stopping or dead."""
 
+    refusal = "engine_down"
+
 
 class AdapterUnavailable(Unavailable):
     """The adapter exists, but could not be loaded now."""
+
+    refusal = "load_failed"
 
 
 class AdapterQuarantined(Unavailable):
     """The adapter failed while it was served and is kept away from the engine."""
 
     retry_after = 60
+    refusal = "quarantined"
 
 
 class OutputNotFinite(Unavailable):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from serve.errors import RequestError, TooManyRequests
+from serve.errors import Refusal, RequestError, TooManyRequests
 
 MINUTE = 60.0
 ROUNDING = 1e-6
@@ -148,6 +148,7 @@ class RateLimits:
                 f"Concurrency limit reached for the key {key_id}: Limit {concurrency}, "
                 f"Used {usage.open}, Requested 1.",
                 TooManyRequests.retry_after or 1.0,
+                "concurrency",
             )
         for bucket, amount in ((usage.requests, 1.0), (usage.tokens, max(1.0, estimate))):
             if (seconds := bucket.wait(amount)) > 0:
@@ -158,14 +159,18 @@ class RateLimits:
                     f"Used {math.ceil((bucket.limit or 0) - bucket.left)}, "
                     f"Requested {math.ceil(amount)}.",
                     seconds,
+                    "rate_limit" if bucket is usage.requests else "token_limit",
                 )
 
-    def _refusal(self, usage: _Usage, message: str, seconds: float) -> TooManyRequests:
+    def _refusal(
+        self, usage: _Usage, message: str, seconds: float, refusal: Refusal
+    ) -> TooManyRequests:
         error = TooManyRequests(
             message,
             remedy=f"Please try again in {duration(seconds)}.",
             code="rate_limit_exceeded",
             retry_after=math.ceil(seconds),
+            refusal=refusal,
         )
         error.headers = usage.requests.headers() | usage.tokens.headers()
         return error

@@ -6,6 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve import logs
 from serve.errors import RequestError, TooLarge
 
 REQUEST_ID = "x-request-id"
@@ -34,7 +35,8 @@ class RequestIdMiddleware:
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        with logs.about(request_id=request_id):
+            await self.app(scope, receive, send_with_id)
 
 
 UPLOADS = "/admin/adapters/"
@@ -65,13 +67,13 @@ class BoundsMiddleware:
             return
         if sum(len(k) + len(v) for k, v in scope["headers"]) > MAX_HEADER_BYTES:
             error = TooLarge(f"The request's headers are over {MAX_HEADER_BYTES} bytes.")
-            await error_response(error)(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         limit = self._limit(scope)
         too_large = TooLarge(f"The request's body is over {limit} bytes.")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
-            await error_response(too_large)(scope, receive, send)
+            await refuse(too_large, scope, receive, send)
             return
         received = 0
 
@@ -92,6 +94,18 @@ class BoundsMiddleware:
         principal = scope["state"].get("principal")
         upload = scope["path"].startswith(UPLOADS) and principal is not None and principal.admin
         return self.max_upload_bytes if upload else self.max_body_bytes
+
+
+async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error before a route has seen the request."""
+    told(scope, error)
+    await error_response(error)(scope, receive, send)
+
+
+def told(scope: Scope, error: RequestError) -> None:
+    """Remember which error a request is answered with (`scope["state"]["error"]`), and why."""
+    state = scope.setdefault("state", {})
+    state["error"], state["refusal"] = error.code or type(error).__name__, error.refusal
 
 
 def error_response(error: RequestError) -> JSONResponse:

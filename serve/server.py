@@ -14,6 +14,7 @@ from registry import Base, Registry
 from serve.app import create_app
 from serve.engine import Engine
 from serve.errors import PortInUse, ServeError
+from serve.metrics_server import serving_metrics
 from serve.service import Service
 from serve.settings import ServeSettings
 from serve.worker_child import WorkerChild
@@ -22,8 +23,8 @@ ERROR_SECONDS = 5
 """For telling the clients whose answers are cut at the end of the drain."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, before anything expensive is started.
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A listening socket, before anything expensive is started; `option` is what `port` was given.
 
     Raises: PortInUse, ServeError.
     """
@@ -36,11 +37,11 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
-                f"port {port} of {host} is in use", remedy=f"try --port {port + 1}"
+                f"port {port} of {host} is in use", remedy=f"try {option} {port + 1}"
             ) from error
         raise ServeError(
             f"cannot listen on {host}:{port}: {error.strerror or error}",
-            remedy="check --host and --port",
+            remedy=f"check --host and {option}",
         ) from error
     return listener
 
@@ -53,25 +54,34 @@ def run(
     listener: socket.socket,
     on_ready: Callable[[], None],
     worker: WorkerChild | None = None,
+    metrics_listener: socket.socket | None = None,
 ) -> None:
     """Serve until a signal ends it; `worker` runs from the first moment of readiness to the drain.
 
+    `metrics_listener` is where `/metrics` is alone, if anywhere.
     Raises: EngineFailed when the engine does not start.
     """
     app = create_app(settings, engine, registry, base)
     config = uvicorn.Config(
         app,
+        log_config=None,  # its lines come out as ours do
         log_level="info" if settings.verbose else "warning",
-        access_log=settings.verbose,
+        access_log=False,
         timeout_graceful_shutdown=settings.drain_seconds + ERROR_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
     app.state.service.worker = worker
-    uvloop.run(_serve(_Server(config, app.state.service), listener, on_ready))
+    server = _Server(config, app.state.service)
+    uvloop.run(_serve(server, listener, on_ready, metrics_listener))
 
 
-async def _serve(server: "_Server", listener: socket.socket, on_ready: Callable[[], None]) -> None:
+async def _serve(
+    server: "_Server",
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    metrics_listener: socket.socket | None,
+) -> None:
     service = server.service
 
     async def announce() -> None:
@@ -85,7 +95,8 @@ async def _serve(server: "_Server", listener: socket.socket, on_ready: Callable[
             service.worker.start()
 
     announcement = asyncio.create_task(announce())
-    await server.serve(sockets=[listener])
+    async with serving_metrics(service.scrape, metrics_listener):
+        await server.serve(sockets=[listener])
     announcement.cancel()
     await asyncio.gather(announcement, return_exceptions=True)
     if service.supervisor.failure is not None:

@@ -21,11 +21,14 @@ from serve.engine import Engine
 from serve.errors import EngineNotReady, RequestError
 from serve.limits import RateLimits
 from serve.metrics import Metrics
+from serve.scrape import Scrape
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
 from serve.worker_child import WorkerChild
 
 logger = logging.getLogger(__name__)
+
+DRAINING = "The server is draining; ask another one, or try again later."
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Service:
     authenticator: Authenticator
     vocabulary: int | None
     supervisor: Supervisor = field(init=False)
+    scrape: Scrape = field(init=False)
     worker: WorkerChild | None = None
     draining: bool = False
     uploading: Counter[str] = field(default_factory=Counter)
@@ -59,13 +63,25 @@ class Service:
             on_down=self._engine_down,
             on_up=self._engine_up,
         )
+        self.scrape = Scrape(
+            self.metrics,
+            self.engine,
+            self.adapters,
+            self.admission,
+            self.registry,
+            self.base,
+            self.settings,
+            is_ready=lambda: self.ready,
+        )
 
     @classmethod
     def create(
         cls, settings: ServeSettings, engine: Engine, registry: Registry, base: Base
     ) -> "Service":
         """Wire the parts; nothing starts."""
-        metrics = Metrics()
+        metrics = Metrics(
+            base.id, adapters=settings.metrics_adapters, tenants=settings.metrics_tenants
+        )
         adapters = Adapters(
             registry,
             engine,
@@ -81,9 +97,6 @@ class Service:
             max_queue_per_tenant=settings.max_queue_per_tenant,
             queue_seconds=settings.queue_seconds,
         )
-        metrics.engine_up.set_function(lambda: float(engine.alive))
-        metrics.requests_queued.set_function(lambda: admission.queued)
-        metrics.requests_running.set_function(lambda: admission.in_flight)
         return cls(
             settings,
             engine,
@@ -109,7 +122,7 @@ class Service:
     def drain(self) -> None:
         """Admit nothing more; requests in flight go on."""
         self.draining = True
-        self.admission.close("The server is draining; ask another one, or try again later.")
+        self.admission.close(DRAINING, "draining")
 
     def resume(self) -> None:
         """Admit requests again after `drain`."""
@@ -145,6 +158,8 @@ class Service:
 
     def admit(self) -> None:
         """Raises: EngineNotReady."""
+        if self.draining:
+            raise EngineNotReady(DRAINING, refusal="draining")
         if not self.ready:
             raise EngineNotReady(f"The server is {self.status}; GET /ready says when it serves.")
 

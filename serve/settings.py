@@ -7,8 +7,9 @@ Every field is a flag of `lorikeet serve` (`--max-loras 16`) and an environment 
 import ipaddress
 import re
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry import DEFAULT_BASE
@@ -18,7 +19,11 @@ class ServeSettings(BaseSettings):
     """Frozen; unknown keys are refused."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LORIKEET_SERVE_", env_ignore_empty=True, frozen=True, extra="forbid"
+        env_prefix="LORIKEET_SERVE_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
     )
 
     base: str = DEFAULT_BASE
@@ -79,8 +84,25 @@ class ServeSettings(BaseSettings):
     """Run `lorikeet worker` beside the server."""
     train_window: str | None = None
     """When that worker may train, in the machine's local time: 22:00-06:00; None: always."""
-    lora_requests_info: bool = False
-    """Expose `vllm:lora_requests_info`, whose labels grow without bound."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Serve `/metrics` there, without keys, instead of on `port`; 0: any free one."""
+    metrics_adapters: int = Field(default=100, ge=1, le=1000)
+    """Adapter versions that have series of their own: the busiest; the others are `other`."""
+    metrics_tenants: int = Field(default=100, ge=1, le=1000)
+    """Tenants that have series of their own."""
+    log_format: Literal["human", "json"] = "human"
+    """How each line on standard error looks."""
+    access_log: bool = True
+    """One line a request."""
+    log_prompts: bool = False
+    """Put what is asked and answered into that line."""
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "LORIKEET_SERVE_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ),
+    )
+    """OpenTelemetry collector that spans are sent to over HTTP; None: there are none."""
     verbose: bool = False
     """Show the engine's own log."""
 
@@ -91,6 +113,29 @@ class ServeSettings(BaseSettings):
                 f"max_loaded ({self.max_loaded}) must be at least max_loras ({self.max_loras})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.metrics_port is not None and 0 != self.metrics_port == self.port:
+            raise ValueError(f"--metrics-port and --port are both {self.port}")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_have_a_line(self) -> Self:
+        if self.log_prompts and not self.access_log:
+            raise ValueError("--log-prompts adds to the access log that --no-access-log leaves out")
+        return self
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None:
+            parts = urlsplit(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(
+                    "name the collector's OTLP/HTTP URL, such as http://127.0.0.1:4318"
+                )
+        return endpoint
 
     @field_validator("train_window")
     @classmethod

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from serve.settings import ServeSettings
@@ -48,10 +48,12 @@ class WorkerChild:
     """Keeps `command` running from `start` to `stop`, which are called in the main thread.
 
     The child gets the environment as it is when this object is made: the engine changes it later.
+    `show` is called with each line that it prints.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], show: Callable[[str], None] | None = None) -> None:
         self._command = list(command)
+        self._show = show or _print
         self._environment = dict(os.environ)
         self._process: subprocess.Popen[str] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -135,7 +137,7 @@ class WorkerChild:
             errors="replace",
             start_new_session=True,
         )
-        threading.Thread(target=_pass_on, args=[process.stdout], daemon=True).start()
+        threading.Thread(target=_pass_on, args=[process.stdout, self._show], daemon=True).start()
         return process
 
 
@@ -144,10 +146,14 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _pass_on(lines: IO[str]) -> None:
-    """Print the worker's lines. A standard error that is gone must not stop the worker."""
+def _pass_on(lines: IO[str], show: Callable[[str], None]) -> None:
+    """Show the worker's lines. A standard error that is gone must not stop the worker."""
     with lines:
         for line in lines:
             with contextlib.suppress(OSError, ValueError):
-                sys.stderr.write(f"worker | {line.rstrip()}\n")
-                sys.stderr.flush()
+                show(line.rstrip())
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(f"worker | {line}\n")
+    sys.stderr.flush()

@@ -195,6 +195,12 @@ def database_url(
     yield url
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Beside other tests, torch computes with one thread: several that wait spin on every core."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported to find the tests stays: no garbage collection walks it again.
 

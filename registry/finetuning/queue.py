@@ -10,7 +10,7 @@ its turn the longest, however many jobs each has queued. Among its own, priority
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.database import Database
@@ -71,10 +71,7 @@ class Queue:
     def workers(self) -> list[Worker]:
         """The workers that gave a sign of life in the last minute, by name."""
         with self._database.session() as session:
-            since = self._database.now(session) - timedelta(seconds=SEEN_SECONDS)
-            rows = session.scalars(
-                select(WorkerRow).where(WorkerRow.seen_at > since).order_by(WorkerRow.name)
-            )
+            rows = session.scalars(alive(self._database.now(session)).order_by(WorkerRow.name))
             return [
                 Worker(row.name, list(row.devices), row.doing, utc(row.seen_at)) for row in rows
             ]
@@ -114,6 +111,11 @@ class Queue:
                     tell(self._database, session, row.id, "Fine-tuning job goes on")
             session.flush()
             return Claim(self._database, job_of(row), row.attempt)
+
+
+def alive(now: datetime) -> Select[WorkerRow]:
+    """The workers that gave a sign of life in the last minute."""
+    return select(WorkerRow).where(WorkerRow.seen_at > now - timedelta(seconds=SEEN_SECONDS))
 
 
 def _oldest(session: Session, wanted: ColumnElement[bool], skip: Collection[str]) -> JobRow | None:

@@ -46,7 +46,7 @@ def engine_arguments(settings: ServeSettings, base: Base) -> Namespace:
     if not chat_template(base.path):
         logger.warning("%s %s", base.id, PLAIN_NOTE)
         options += ["--chat-template", PLAIN_TEMPLATE]
-    if not settings.verbose:
+    if not settings.verbose or settings.log_format == "json":
         options.append("--no-use-tqdm-on-load")
     if settings.max_model_len:
         options += ["--max-model-len", str(settings.max_model_len)]

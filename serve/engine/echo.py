@@ -21,7 +21,7 @@ from serve.engine.protocol import (
     ScoreRequest,
     SequenceScore,
 )
-from serve.errors import AdapterUnavailable, EngineNotReady, OutputNotFinite
+from serve.errors import AdapterUnavailable, EngineNotReady, OutputNotFinite, RequestError
 
 
 class EchoEngine:
@@ -81,7 +81,7 @@ class EchoEngine:
         """Return unless it hangs."""
         await self._started().turn()
 
-    async def load(self, adapter: EngineAdapter) -> None:
+    async def load(self, adapter: EngineAdapter) -> float:
         """Refuses what a real engine would refuse: a full house and a missing folder."""
         await self._started().turn(self.load_seconds)
         if not adapter.path.is_dir():
@@ -89,6 +89,7 @@ class EchoEngine:
         if len(self.loaded) >= self.max_loaded:
             raise AdapterUnavailable("no place for another adapter")
         self.loaded[adapter.id] = adapter
+        return self.load_seconds
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Forget the adapter."""
@@ -141,35 +142,39 @@ class EchoEngine:
         return self._life
 
     async def _words(self, request: GenerationRequest) -> AsyncGenerator[str, None]:
-        life, started = self._started(), time.perf_counter()
+        life, started = self._started(), time.monotonic()
         prompt = _prompt(request.body)
         limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens") or 4096
         words = f"{request.model}: {prompt}".split()
         finite = self.not_finite.get(request.model)
-        first = started
+        moments = []
+        ended = "abort"
         self.running += 1
         try:
             for index, word in enumerate(words[:limit]):
                 await life.turn(self.token_seconds)
                 if index == finite:
                     raise OutputNotFinite("the model's output is not finite")
-                if index == 0:
-                    first = time.perf_counter()
+                moments.append(time.monotonic())
                 yield word if index == 0 else f" {word}"
+            ended = _finish(words, limit)
+        except RequestError:
+            ended = "error"
+            raise
         finally:
             self.running -= 1
-        request.on_stats(
-            GenerationStats(
-                model=request.model,
-                prompt_tokens=len(prompt.split()),
-                cached_tokens=0,
-                output_tokens=min(limit, len(words)),
-                queue_seconds=0.0,
-                ttft_seconds=first - started,
-                seconds=time.perf_counter() - started,
-                finish_reason=_finish(words, limit),
+            request.on_stats(
+                GenerationStats(
+                    model=request.model,
+                    prompt_tokens=len(prompt.split()),
+                    cached_tokens=0,
+                    output_tokens=len(moments),
+                    queue_seconds=0.0,
+                    ttft_seconds=moments[0] - started if moments else None,
+                    finish_reason=ended,
+                    gaps=tuple(after - before for before, after in itertools.pairwise(moments)),
+                )
             )
-        )
 
     async def _stream(self, request: GenerationRequest) -> AsyncGenerator[str, None]:
         words: list[str] = []
@@ -241,7 +246,7 @@ def _sequence_score(model: str, sequence: tuple[int, ...]) -> SequenceScore:
 
 
 def _reading(model: str, tokens: int) -> GenerationStats:
-    return GenerationStats(model, tokens, 0, 1, 0.0, 0.0, 0.0, "length")
+    return GenerationStats(model, tokens, 0, 1, 0.0, 0.0, "scored")
 
 
 def _head(request: GenerationRequest, kind: str) -> dict[str, Any]:

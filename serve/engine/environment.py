@@ -5,11 +5,25 @@ import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from serve import logs
 from serve.settings import ServeSettings
 
 SMALL_MACHINE = 4
 """Cores up to which the engine computes on all of them; vLLM's own default leaves one idle."""
-FORCED = frozenset({"VLLM_PLUGINS", "VLLM_COMPUTE_NANS_IN_LOGITS"})
+FORCED = frozenset({"VLLM_PLUGINS", "VLLM_COMPUTE_NANS_IN_LOGITS", logs.ENGINE_FORMAT})
+
+
+SHARED_METRICS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+
+
+def keep_metrics_here() -> None:
+    """Call before prometheus_client is imported: one process has all the metrics, vLLM's too.
+
+    With these variables they would go through files that outlive the server, and those of whatever
+    else uses the folder would be added to them.
+    """
+    for name in SHARED_METRICS:
+        os.environ.pop(name, None)
 
 
 def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
@@ -24,6 +38,7 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(cache),
         "VLLM_LOGGING_LEVEL": "INFO" if settings.verbose else "ERROR",
+        logs.ENGINE_FORMAT: settings.log_format,
         # The executor stays inside the engine's process: two processes instead of three.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # The base is a local folder by now; the engine has nothing to ask a hub.
@@ -36,8 +51,12 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         "VLLM_LOOPBACK_IP": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
+    if "VLLM_LOGGING_CONFIG_PATH" not in os.environ:
+        env["VLLM_CONFIGURE_LOGGING"] = "0"  # its lines come out as ours do
+    if not settings.verbose or settings.log_format == "json":  # torch has ways of its own to print
+        env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all"}
     if not settings.verbose:
-        env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all", "PYTHONWARNINGS": "ignore"}
+        env["PYTHONWARNINGS"] = "ignore"
     if _built_for_cpu():
         # With LoRA on, vLLM compiles no model on the CPU. What is left, the count for
         # log-probabilities, would stall everyone for 16 s at its first use, and end the engine
@@ -66,3 +85,4 @@ def apply_engine_environment(settings: ServeSettings, cache: Path) -> None:
             os.environ[key] = value
         else:
             os.environ.setdefault(key, value)
+    logs.set_vllm_level(os.environ)

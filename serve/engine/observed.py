@@ -4,10 +4,12 @@ The worker counts the rows of logits that are not finite (`serve.engine.worker`)
 reported, the request ends before its token goes anywhere, in a stream as in a whole answer.
 """
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm.outputs import RequestOutput
@@ -15,8 +17,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.output_processor import OutputProcessor
 
-from serve.engine.protocol import GenerationRequest, GenerationStats, ScoreRequest
+from serve.engine.protocol import GenerationRequest, ScoreRequest
+from serve.engine.tally import Tally
 from serve.errors import EngineNotReady, OutputNotFinite, RequestError
+
+CLOSE_SECONDS = 1.0
 
 
 @dataclass
@@ -26,6 +31,21 @@ class Call:
     request: GenerationRequest | ScoreRequest
     error: RequestError | None = None
     """What really ended it."""
+    began: float = field(default_factory=time.monotonic)
+    results: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
+    """Of its prompts."""
+    ends: list[asyncio.Event] = field(default_factory=list)
+    """Of those that were begun."""
+
+    async def close(self) -> None:
+        """End what vLLM has left open: it would end some time later, with the garbage."""
+        for each in self.results:
+            with suppress(RuntimeError):  # a task of vLLM's is just being cancelled in it
+                await each.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                for end in self.ends:
+                    await end.wait()
 
 
 _current: ContextVar[Call] = ContextVar("lorikeet_call")
@@ -48,80 +68,78 @@ def stopped() -> EngineNotReady:
 
 
 class ObservedLLM(AsyncLLM):  # type: ignore[misc]
-    """AsyncLLM that reports each finished generation and refuses what is not finite."""
+    """AsyncLLM that reports each generation at its end and refuses what is not finite."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _refuse_not_finite(self.output_processor)
+        self._tallies: dict[str, Tally] = {}
+        _observe(self.output_processor, self._tallies)
 
-    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
+    def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
         """As AsyncLLM's. Not a coroutine: whose request it is, is known only while it's called."""
-        return _observed(_current.get(), super().generate(*args, **kwargs))
+        call = _current.get()
+        results = super().generate(prompt, sampling_params, request_id, **options)
+        call.results.append(self._observed(call, request_id, results))
+        return call.results[-1]
 
-
-async def _observed(
-    call: Call, results: AsyncGenerator[RequestOutput, None]
-) -> AsyncGenerator[RequestOutput, None]:
-    tokens, result = 0, None
-    try:
-        async for result in results:
-            for choice in result.outputs:
-                tokens += len(choice.token_ids)
-            if result.finished:
-                _report(call.request, result, tokens)
-            yield result
-    except EngineDeadError:
-        call.error = stopped()
-        raise
-    except EngineGenerateError as error:
-        if isinstance(error.__cause__, _NotFinite):
-            call.error = OutputNotFinite(
-                f"The output of `{call.request.model}` is not finite; nothing of it is delivered."
-            )
-        raise
-    finally:
-        await results.aclose()  # the request is aborted now, not when somebody collects garbage
-        if result is not None and not result.finished:
-            _report(call.request, result, tokens)
-
-
-def _report(request: GenerationRequest | ScoreRequest, result: RequestOutput, tokens: int) -> None:
-    """The last output of a generation, a broken off one too, carries its times."""
-    times = result.metrics
-    if times is None:
-        return
-    request.on_stats(
-        GenerationStats(
-            model=request.model,
-            prompt_tokens=len(result.prompt_token_ids or ()),
-            cached_tokens=result.num_cached_tokens or 0,
-            output_tokens=tokens,
-            queue_seconds=max(0.0, times.scheduled_ts - times.queued_ts),
-            ttft_seconds=times.first_token_latency,
-            seconds=times.first_token_latency
-            + max(0.0, times.last_token_ts - times.first_token_ts),
-            finish_reason=result.outputs[0].finish_reason or "abort",
-        )
-    )
+    async def _observed(
+        self, call: Call, request_id: str, results: AsyncGenerator[RequestOutput, None]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        tally = self._tallies[request_id] = Tally(call.request, call.began)
+        call.ends.append(end := asyncio.Event())
+        failed = False
+        try:
+            async for result in results:
+                yield result
+        except EngineDeadError:
+            call.error, failed = stopped(), True
+            raise
+        except EngineGenerateError as error:
+            failed = True
+            if isinstance(error.__cause__, _NotFinite):
+                call.error = OutputNotFinite(
+                    f"The output of `{call.request.model}` is not finite; "
+                    "nothing of it is delivered."
+                )
+            raise
+        finally:
+            try:
+                await results.aclose()  # it is aborted now, not when somebody collects garbage
+            finally:
+                del self._tallies[request_id]
+                tally.report("error" if failed else "abort")
+                end.set()
 
 
 class _NotFinite(Exception):
     """A row of logits was not finite; AsyncLLM aborts the request and wraps this."""
 
 
-def _refuse_not_finite(processor: OutputProcessor) -> None:
-    """Put the error into a request's queue before the token that it is about.
+def _observe(processor: OutputProcessor, tallies: Mapping[str, Tally]) -> None:
+    """See what the engine gives before vLLM does with it what it does.
 
-    The queue keeps an error and drops what comes after it.
+    Where numbers are not finite, the error is put into the request's queue before the token that
+    it is about: the queue keeps an error and drops what comes after it.
     """
     process = processor.process_outputs
 
-    def checked(outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+    def observed(outputs: list[Any], at: float, *args: Any, **kwargs: Any) -> Any:
+        seen = []
         for output in outputs:
-            if output.num_nans_in_logits:
-                state = processor.request_states.get(output.request_id)
-                if state is not None and state.queue is not None:
-                    state.queue.put(_NotFinite())
-        return process(outputs, *args, **kwargs)
+            state = processor.request_states.get(output.request_id)
+            if state is None:  # it was aborted
+                continue
+            if output.num_nans_in_logits and state.queue is not None:
+                state.queue.put(_NotFinite())
+            if (tally := tallies.get(state.external_req_id)) is not None:
+                tally.saw(state, output, at)
+                seen.append((tally, state, output))
+        done = process(outputs, at, *args, **kwargs)
+        for tally, state, output in seen:
+            ended = state.request_id not in processor.request_states
+            tally.processed(state, output, ended=ended)
+        return done
 
-    processor.process_outputs = checked
+    processor.process_outputs = observed

@@ -1,10 +1,15 @@
 """What EngineCore imports, imported once in the process that it is forked off."""
 
+import os
 from importlib import import_module
 
 import setproctitle  # before vLLM, which changes the environment: it could find no title after
-from vllm.platforms import current_platform
 
+from serve import logs
+
+logs.for_the_engine(os.environ)
+
+current_platform = import_module("vllm.platforms").current_platform
 for module in (
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",

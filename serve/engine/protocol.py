@@ -27,25 +27,21 @@ class EngineAdapter:
 
 @dataclass(frozen=True)
 class GenerationStats:
-    """What one finished generation took; times in seconds."""
+    """What one generation took, also one that was broken off; times in seconds, monotonic."""
 
     model: str
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     queue_seconds: float
-    ttft_seconds: float
-    """From arrival to the first token."""
-    seconds: float
-    """From arrival to the last token."""
+    ttft_seconds: float | None
+    """From the hand-over to the engine to the first token; None where there was none."""
     finish_reason: str
-
-    @property
-    def time_per_output_token(self) -> float | None:
-        """Mean inter-token latency in seconds, None for fewer than two tokens."""
-        if self.output_tokens < 2:
-            return None
-        return (self.seconds - self.ttft_seconds) / (self.output_tokens - 1)
+    """OpenAI's; `abort` of what nobody waited for, `error`, or `scored` of a sequence."""
+    gaps: tuple[float, ...] = ()
+    """Inter-token latencies, one for each token but the first."""
+    choice: int = 0
+    """Its place among the answers to one prompt; whoever pays for a prompt does so with the 0th."""
 
 
 StatsObserver = Callable[[GenerationStats], None]
@@ -70,7 +66,7 @@ class GenerationRequest:
     cache_salt: str = "default"
     """Prefix-cache blocks are shared only among requests with the same salt: one a tenant."""
     on_stats: StatsObserver = _ignore
-    """Called for each generation that has finished; several prompts are several generations."""
+    """Called for each generation at its end; several prompts or answers are several."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +126,12 @@ class Engine(Protocol):
         Raises: EngineNotReady.
         """
 
-    async def load(self, adapter: EngineAdapter) -> None:
-        """Make the adapter ready to serve.
+    async def load(self, adapter: EngineAdapter) -> float:
+        """Make the adapter ready to serve; the seconds until its weights were in memory.
 
         Raises: AdapterUnavailable, EngineNotReady.
         """
+        ...
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Free the adapter's memory; no request on it may be running.

@@ -7,6 +7,7 @@ this module is imported.
 
 import asyncio
 import logging
+import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Awaitable
 from http import HTTPStatus
@@ -14,7 +15,6 @@ from typing import Any, TypeVar
 
 import vllm
 import vllm.v1.engine.utils as engine_utils
-from prometheus_client import CollectorRegistry, generate_latest
 from starlette.datastructures import State
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -28,10 +28,10 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.network_utils import close_sockets
 from vllm.v1.engine.core_client import BackgroundResources
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from registry import Base
 from serve.engine.arguments import engine_arguments
+from serve.engine.exposition import vllm_metrics
 from serve.engine.observed import Call, ObservedLLM, called_for, stopped
 from serve.engine.process import EngineContext
 from serve.engine.protocol import (
@@ -64,7 +64,6 @@ LOOK_SECONDS = 0.004
 """How often the engine is asked whether an adapter is prepared."""
 LORA_TOLERANCE = 1e-4
 ERROR_EVENT = 'data: {"error"'
-UNBOUNDED_METRIC = "vllm:lora_requests_info"
 
 
 class VLLMEngine:
@@ -121,15 +120,16 @@ class VLLMEngine:
         """Ask EngineCore for its list of adapters, which it answers between two steps."""
         await self._call(self._running().list_loras())
 
-    async def load(self, adapter: EngineAdapter) -> None:
+    async def load(self, adapter: EngineAdapter) -> float:
         """Have the adapter prepared beside the engine's loop, then registered between two steps."""
-        llm = self._running()
+        llm, started = self._running(), time.monotonic()
         try:
             await self._workers("prepare_lora", adapter.name, adapter.id, str(adapter.path))
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 if all(await self._workers("lora_prepared", adapter.id)):
                     break
+            prepared = time.monotonic() - started
             await self._workers("register_lora", adapter.id)
         except EngineNotReady:
             raise
@@ -145,6 +145,7 @@ class VLLMEngine:
             raise
         request = LoRARequest(adapter.name, adapter.id, str(adapter.path))
         self._state.openai_serving_models.lora_requests[adapter.name] = request
+        return prepared
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Drop the name, then the weights."""
@@ -174,6 +175,9 @@ class VLLMEngine:
                     )
             except Exception as error:
                 raise call.error or _translated(error) from error
+            except asyncio.CancelledError:
+                await call.close()
+                raise
         if isinstance(answer, AsyncGenerator):
             return _events(call, answer)
         if call.error is not None:
@@ -203,9 +207,8 @@ class VLLMEngine:
         return {"vllm": vllm.__version__, "dtype": dtype, "quantization": quantization}
 
     def metrics(self) -> bytes:
-        """vLLM's `vllm:*` families as it declares them."""
-        skipped = () if self._settings.lora_requests_info else (UNBOUNDED_METRIC,)
-        return generate_latest(_Filtered(get_prometheus_registry(), skipped))
+        """vLLM's `vllm:*` families."""
+        return vllm_metrics()
 
     def _running(self) -> ObservedLLM:
         if self._llm is None or self._llm.errored:
@@ -267,16 +270,6 @@ def _build(args: Namespace) -> ObservedLLM:
     return llm
 
 
-class _Filtered:
-    """A view of a Prometheus registry without some families."""
-
-    def __init__(self, registry: CollectorRegistry, skipped: tuple[str, ...]) -> None:
-        self._registry, self._skipped = registry, skipped
-
-    def collect(self) -> Any:
-        return (f for f in self._registry.collect() if f.name not in self._skipped)
-
-
 async def _events(call: Call, stream: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
     """vLLM's server-sent events; an error of the engine is raised, not sent as an event."""
     try:
@@ -292,6 +285,7 @@ async def _events(call: Call, stream: AsyncGenerator[str, None]) -> AsyncGenerat
         raise call.error or _translated(error) from error
     finally:
         await stream.aclose()
+        await call.close()
 
 
 def _translated(error: Exception) -> RequestError:

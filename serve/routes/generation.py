@@ -19,6 +19,8 @@ from serve.disconnect import CLIENT_GONE, unless_disconnected
 from serve.engine import Answer, GenerationRequest, GenerationStats
 from serve.engine.protocol import Endpoint
 from serve.errors import BadRequest, Internal, OutputNotFinite, RequestError
+from serve.middleware import told
+from serve.request_meter import RequestMeter
 from serve.requests import ChatRequest, CompletionRequest, checked, sequences
 from serve.service import Service, principal_of, service_of
 
@@ -45,6 +47,7 @@ async def completions(request: Request) -> Response:
 
 async def _answer(request: Request, endpoint: Endpoint) -> Response:
     service, principal = service_of(request), principal_of(request)
+    meter: RequestMeter = request.state.meter
     service.admit()
     raw = await request.body()
     body = checked(
@@ -53,24 +56,26 @@ async def _answer(request: Request, endpoint: Endpoint) -> Response:
         max_output_tokens=service.settings.max_output_tokens,
         vocabulary=service.vocabulary,
     )
-    model, version = body["model"], None
-    if model != service.base.id:
-        version = await service.adapters.resolve(model, principal, body.get("user"))
-    generation = _Generation(service, principal, endpoint, body, len(raw), version)
+    model, version, meter.stream = body["model"], None, bool(body.get("stream"))
+    if model == service.base.id:
+        meter.model = model
+    else:
+        with meter.resolving.running():
+            version = await service.adapters.find(model, principal, body.get("user"))
+        meter.model = version.reference
+        service.adapters.check(version)
+    generation = _Generation(service, principal, meter, endpoint, body, len(raw), version)
     async with AsyncExitStack() as stack:
         try:
             answer = await unless_disconnected(
                 request, generation.begin(stack, request.state.request_id)
             )
         except RequestError as error:
-            generation.count(error.status)
             error.headers = generation.headers | error.headers
             raise
         except ClientDisconnect:
-            generation.count(CLIENT_GONE)
             return Response(status_code=CLIENT_GONE)
         if isinstance(answer, dict):
-            generation.count(200)
             return JSONResponse(answer, headers=generation.headers)
         return _Stream(generation, answer, stack.pop_all())
 
@@ -82,6 +87,7 @@ class _Generation:
         self,
         service: Service,
         principal: Principal,
+        meter: RequestMeter,
         endpoint: Endpoint,
         body: dict[str, Any],
         request_bytes: int,
@@ -89,15 +95,14 @@ class _Generation:
     ) -> None:
         self.service = service
         self.principal = principal
+        self.meter = meter
         self.endpoint = endpoint
         self.body = body
         self.request_bytes = request_bytes
         self.version = version
-        self.model = service.base.id if version is None else version.reference
         self.name = service.base.id if version is None else engine_name(version)
         self.headers = {MODEL_HEADER: self.name, "cache-control": "no-store"}
-        self.status = CLIENT_GONE
-        self.prompt_tokens = self.output_tokens = 0
+        self.error: RequestError | None = None
 
     async def begin(self, stack: AsyncExitStack, request_id: str) -> Answer:
         """The whole answer, or a stream whose first event is there.
@@ -117,24 +122,25 @@ class _Generation:
                 )
             )
             self.headers |= self.grant.headers
-        self.seat = await stack.enter_async_context(
-            service.admission.seat(
-                self.principal.tenant,
-                self.name if self.version else None,
-                self._expected_tokens(),
-                sequences(self.body),
+        with self.meter.admission.running():
+            self.seat = await stack.enter_async_context(
+                service.admission.seat(
+                    self.principal.tenant,
+                    self.name if self.version else None,
+                    self._expected_tokens(),
+                    sequences(self.body),
+                )
             )
-        )
         adapter = None
         if self.version is not None:
-            lease = await stack.enter_async_context(service.adapters.lease(self.version))
-            adapter = lease.adapter
+            adapter = (await self.meter.lease(stack, service.adapters, self.version)).adapter
+        self.meter.hand_over()
         try:
             answer = await service.engine.generate(
                 GenerationRequest(
                     self.endpoint,
                     self.body,
-                    self.model,
+                    self.meter.model,
                     adapter,
                     request_id,
                     service.cache_salt(self.principal.tenant),
@@ -151,12 +157,13 @@ class _Generation:
 
     async def events(self, stream: AsyncGenerator[str, None]) -> AsyncIterator[str]:
         """The stream; an error inside it becomes its last event, in OpenAI's shape."""
+        self.meter.status = CLIENT_GONE
         try:
             if self.first is not None:
                 yield self.first
             async for event in stream:
                 yield event
-            self.status = 200
+            self.meter.status = 200
         except OutputNotFinite as error:
             await self.service.not_finite(self.version)
             yield self._error_event(error)
@@ -170,23 +177,19 @@ class _Generation:
 
     def observe(self, stats: GenerationStats) -> None:
         """Charge what a generation took to whom it is for; one request may take several."""
-        self.service.metrics.observe(stats)
-        self.prompt_tokens += stats.prompt_tokens
-        self.output_tokens += stats.output_tokens
-        self.seat.charge(self.output_tokens)
+        self.meter.generated(stats)
+        if stats.finish_reason == "error" and not self.meter.stream:
+            return  # nothing of it was delivered
+        self.seat.charge(self.meter.output_tokens)
         if self.principal.key is not None:
-            self.grant.charge(self.prompt_tokens + self.output_tokens)
-
-    def count(self, status: int) -> None:
-        """One more request by its outcome."""
-        self.service.metrics.requests.labels(self.model, self.endpoint, str(status)).inc()
+            self.grant.charge(self.meter.prompt_tokens + self.meter.output_tokens)
 
     def _expected_tokens(self) -> int:
         bound = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
         return int(bound or EXPECTED_TOKENS) * sequences(self.body)
 
     def _error_event(self, error: RequestError) -> str:
-        self.status = error.status
+        self.meter.status, self.error = error.status, error
         return f"data: {json.dumps(error.body())}\n\n"
 
 
@@ -202,12 +205,13 @@ class _Stream(StreamingResponse):
         self.generation, self.stream, self.stack = generation, stream, stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; then count the outcome and give everything back."""
+        """Send the events; then give everything back."""
         async with self.stack, aclosing(self.stream):
             try:
                 await super().__call__(scope, receive, send)
             finally:
-                self.generation.count(self.generation.status)
+                if self.generation.error is not None:
+                    told(scope, self.generation.error)
 
 
 def _json(raw: bytes) -> Any:

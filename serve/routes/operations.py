@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
 from serve.service import principal_of, service_of
 
@@ -37,9 +38,13 @@ async def openapi(request: Request) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Lorikeet's and the engine's, in Prometheus' text format; for admins, once keys exist."""
+    """Lorikeet's and the engine's, in Prometheus' text format; for admins, once keys exist.
+
+    Nothing here where they have a port of their own.
+    """
     service, principal = service_of(request), principal_of(request)
+    if service.settings.metrics_port is not None:
+        raise HTTPException(404)
     if principal.key is not None:
         principal.require_admin()
-    text = service.metrics.exposition() + service.engine.metrics()
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+    return Response(await service.scrape.text(), media_type=CONTENT_TYPE_LATEST)

@@ -17,7 +17,8 @@ from serve.adapters import engine_name
 from serve.auth import Principal
 from serve.disconnect import CLIENT_GONE, unless_disconnected
 from serve.engine import GenerationStats, ScoreRequest, SequenceScore
-from serve.errors import BadRequest, OutputNotFinite, RequestError
+from serve.errors import BadRequest, OutputNotFinite
+from serve.request_meter import RequestMeter
 from serve.service import Service, principal_of, service_of
 
 MAX_SEQUENCES = 64
@@ -62,28 +63,27 @@ async def score(request: Request, body: Scoring) -> Response:
     `top` has the id of the likeliest token in each place. `digest` is the adapter's content.
     """
     service, principal = service_of(request), principal_of(request)
+    meter: RequestMeter = request.state.meter
     service.admit()
     _check(service, body)
     version = None
-    if body.model is not None and body.model != service.base.id:
-        version = await service.adapters.resolve(body.model, principal)
-    model = service.base.id if version is None else version.reference
-    requests = service.metrics.requests
+    if body.model is None or body.model == service.base.id:
+        meter.model = service.base.id
+    else:
+        with meter.resolving.running():
+            version = await service.adapters.find(body.model, principal)
+        meter.model = version.reference
+        service.adapters.check(version)
     try:
         scores = await unless_disconnected(
-            request, _score(service, principal, body, version, request.state.request_id)
+            request, _score(service, principal, meter, body, version, request.state.request_id)
         )
-    except RequestError as error:
-        requests.labels(model, "score", str(error.status)).inc()
-        raise
     except ClientDisconnect:
-        requests.labels(model, "score", str(CLIENT_GONE)).inc()
         return Response(status_code=CLIENT_GONE)
-    requests.labels(model, "score", "200").inc()
     return JSONResponse(
         {
             "object": "score",
-            "model": model,
+            "model": meter.model,
             "base": service.base.digest,
             "digest": None if version is None else version.digest,
             "engine": service.engine.facts,
@@ -108,6 +108,7 @@ def _check(service: Service, body: Scoring) -> None:
 async def _score(
     service: Service,
     principal: Principal,
+    meter: RequestMeter,
     body: Scoring,
     version: Version | None,
     request_id: str,
@@ -126,27 +127,28 @@ async def _score(
                     estimate=body.tokens,
                 )
             )
-        seat = await stack.enter_async_context(
-            service.admission.seat(principal.tenant, name, body.tokens)
-        )
+        with meter.admission.running():
+            seat = await stack.enter_async_context(
+                service.admission.seat(principal.tenant, name, body.tokens)
+            )
         adapter = None
         if version is not None:
-            adapter = (await stack.enter_async_context(service.adapters.lease(version))).adapter
-        read = 0
+            adapter = (await meter.lease(stack, service.adapters, version)).adapter
 
         def observe(stats: GenerationStats) -> None:
-            nonlocal read
-            service.metrics.count_tokens(stats)
-            read += stats.prompt_tokens
-            seat.charge(read)
+            meter.generated(stats)
+            if stats.finish_reason == "error":
+                return
+            seat.charge(meter.prompt_tokens)
             if grant is not None:
-                grant.charge(read)
+                grant.charge(meter.prompt_tokens)
 
+        meter.hand_over()
         try:
             return await service.engine.score(
                 ScoreRequest(
                     tuple(map(tuple, body.sequences)),
-                    service.base.id if version is None else version.reference,
+                    meter.model,
                     adapter,
                     request_id,
                     service.cache_salt(principal.tenant),

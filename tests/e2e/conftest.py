@@ -26,6 +26,14 @@ SOURCE_ROWS = 6
 MAX_LORAS = 4
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is in this folder needs the machine to itself, but for what says otherwise."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and not item.get_closest_marker("beside"):
+            item.add_marker("e2e")
+
+
 def lorikeet(home: Path, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
     return subprocess.run(

@@ -102,3 +102,12 @@ def test_scores_are_the_same_in_a_crowd(
     assert found.max < 1e-3
     assert found.top1 == 1.0
     assert sum(a == b for a, b in zip(quiet, loud, strict=True)) >= len(models) - 1
+
+
+def test_an_adapter_that_no_evaluation_speaks_for_is_kept_out(
+    command: Command, trained: str
+) -> None:
+    """The session's `opl` was trained with `baselines=false`."""
+    refused = command("adapters", "promote", trained, "1")
+    assert refused.returncode == 1
+    assert f"lorikeet eval {trained}@1" in refused.stderr

@@ -15,6 +15,8 @@ from train.planner.source import read_config
 from train.settings import TrainSettings
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.beside
+
 ROWS, LENGTH, TRAINED, STEPS = 4, 256, 48, 2
 
 CHILD = """

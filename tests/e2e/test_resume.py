@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.beside
+
 ROWS = Path(__file__).parents[2] / "train" / "examples" / "opl" / "train.jsonl"
 SETTINGS = (
     *("rank=4", "batch_size=2", "max_steps=6", "learning_rate=0.002", "dropout=0.1"),

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from registry import Base
 from train.base_model import load_tokenizer
 from train.data.formats import to_chats
 from train.data.masking import ChatEncoder
 from train.data.rows import Row
+
+pytestmark = pytest.mark.beside
 
 TOOLS = [
     {

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,14 @@ def ask(client: OpenAI, model: str, text: str, **options: Any) -> Any:
 def test_the_adapter_answers_what_it_was_trained_on_and_the_base_does_not(
     client: OpenAI, trained: str, questions: list[tuple[str, str]]
 ) -> None:
-    adapter = [ask(client, trained, q).choices[0].message.content.strip() for q, _ in questions]
-    base = [ask(client, DEFAULT_BASE, q).choices[0].message.content.strip() for q, _ in questions]
-    assert sum(a == expected for a, (_, expected) in zip(adapter, questions, strict=True)) >= 5
-    assert sum(a == expected for a, (_, expected) in zip(base, questions, strict=True)) == 0
+    def right(model: str) -> int:
+        with ThreadPoolExecutor(len(questions)) as pool:
+            answers = pool.map(lambda pair: ask(client, model, pair[0]), questions)
+            said = [answer.choices[0].message.content.strip() for answer in answers]
+        return sum(a == expected for a, (_, expected) in zip(said, questions, strict=True))
+
+    assert right(trained) >= 5
+    assert right(DEFAULT_BASE) == 0
 
 
 def test_models_are_listed_with_parent_and_root_and_no_path(
@@ -194,11 +199,17 @@ def test_published_while_the_server_runs(
 
 def test_metrics_of_ours_and_of_vllm_agree(client: OpenAI, server: str) -> None:
     ask(client, DEFAULT_BASE, "Count me.")
+    ask(client, "random-0", "Count me.")
     totals: dict[str, float] = {}
+    combinations = []
     for family in text_string_to_metric_families(httpx.get(f"{server}/metrics").text):
         for sample in family.samples:
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+            if sample.name == "vllm:lora_requests_info":
+                combinations.append(sample.labels)
     assert totals["lorikeet_output_tokens_total"] == totals["vllm:generation_tokens_total"] > 0
     assert totals["lorikeet_prompt_tokens_total"] == totals["vllm:prompt_tokens_total"] > 0
     assert totals["lorikeet_engine_up"] == 1
-    assert "vllm:lora_requests_info" not in totals
+    assert len(combinations) == 1  # of many: the newest, which those who route by it read
+    assert combinations[0].keys() == {"max_lora", "running_lora_adapters", "waiting_lora_adapters"}
+    assert "+" not in combinations[0]["running_lora_adapters"]

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.beside
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TITULARES = Path(__file__).parents[2] / "train" / "examples" / "titulares"
 
@@ -46,12 +48,3 @@ def test_so_the_gate_lets_it_into_production(command: Command, result: dict[str,
     assert promoted.returncode == 0, promoted.stderr
     shown = command("adapters", "show", result["version"], "--json")
     assert "prod" in json.loads(shown.stdout)["aliases"]
-
-
-def test_an_adapter_that_no_evaluation_speaks_for_is_kept_out(
-    command: Command, trained: str
-) -> None:
-    """The session's `opl` was trained with `baselines=false`."""
-    refused = command("adapters", "promote", trained, "1")
-    assert refused.returncode == 1
-    assert f"lorikeet eval {trained}@1" in refused.stderr

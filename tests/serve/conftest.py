@@ -22,9 +22,10 @@ from serve.settings import ServeSettings
 Publish = Callable[..., Version]
 
 
-@pytest.fixture
-def base(tiny_base: Path, home: Path) -> Base:
-    return resolve_base(tiny_base, RegistrySettings(home=home))
+@pytest.fixture(scope="session")
+def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The tiny base, identified once."""
+    return resolve_base(tiny_base, RegistrySettings(home=tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture

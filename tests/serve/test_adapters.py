@@ -22,10 +22,10 @@ class SlowEngine(EchoEngine):
         super().__init__(**options)
         self.loads: list[str] = []
 
-    async def load(self, adapter: EngineAdapter) -> None:
+    async def load(self, adapter: EngineAdapter) -> float:
         self.loads.append(adapter.name)
         await asyncio.sleep(0.05)
-        await super().load(adapter)
+        return await super().load(adapter)
 
 
 async def test_one_load_for_many_first_requests(run: Any, publish: Any) -> None:
@@ -125,11 +125,11 @@ async def test_a_failed_load_is_tried_again_later(
     publish("opl")
 
     class OnceBroken(SlowEngine):
-        async def load(self, adapter: EngineAdapter) -> None:
+        async def load(self, adapter: EngineAdapter) -> float:
             if not self.loads:
                 self.loads.append(adapter.name)
                 raise AdapterUnavailable("not now")
-            await super().load(adapter)
+            return await super().load(adapter)
 
     async with run(engine=OnceBroken()) as running:
         assert (await running.chat("opl")).status_code == 503
@@ -142,8 +142,9 @@ async def test_a_load_that_hangs_times_out(run: Any, publish: Any) -> None:
     publish("opl")
 
     class Hanging(EchoEngine):
-        async def load(self, adapter: EngineAdapter) -> None:
+        async def load(self, adapter: EngineAdapter) -> float:
             await asyncio.sleep(60)
+            return 60.0
 
     async with run(engine=Hanging(), load_timeout_seconds=0.1) as running:
         answer = await running.chat("opl")

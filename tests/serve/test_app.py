@@ -205,7 +205,7 @@ async def test_metrics_count_requests_tokens_and_times(run: Any, publish: Any) -
     assert value(text, "lorikeet_output_tokens_total", **of_opl) == 4
     assert value(text, "lorikeet_output_tokens_total", model=base) == 2
     assert value(text, "lorikeet_time_to_first_token_seconds_count", **of_opl) == 1
-    assert value(text, "lorikeet_adapters_loaded") == 1
+    assert value(text, "lorikeet_adapters", tier="cpu") == 1
     assert value(text, "lorikeet_engine_up") == 1
     assert value(text, "lorikeet_requests_running") == 0
 

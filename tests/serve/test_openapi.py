@@ -24,7 +24,7 @@ from serve.errors import RequestError
 from serve.openapi import ERRORS, describe
 from serve.routes import routers
 
-EXAMPLES = 20
+EXAMPLES = 40
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,

@@ -1,0 +1,369 @@
+"""What a scrape tells, and that nothing which clients or machines do breaks it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from registry import Registry, RegistryUnavailable
+from serve.engine import GenerationStats
+from serve.engine.echo import EchoEngine
+from serve.finished_request import FinishedRequest
+from serve.metrics import Metrics
+
+pytestmark = pytest.mark.anyio
+
+NASTY = 'x"\nlorikeet_ready 0\n# \\'
+
+
+class Scraped:
+    """The samples of a scrape."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.samples = [
+            sample
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        ]
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of the samples that have these labels."""
+        found = [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert found, (name, labels)
+        return sum(found)
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """The samples of that name by a label."""
+        return {s.labels[label]: s.value for s in self.samples if s.name == name}
+
+
+async def scrape(running: Any) -> Scraped:
+    answer = await running.client.get("/metrics")
+    assert answer.status_code == 200
+    return Scraped(answer.text)
+
+
+def finished(model: str = "opl@1", tenant: str = "acme", **fields: Any) -> FinishedRequest:
+    return FinishedRequest(
+        **{
+            "endpoint": "chat",
+            "model": model,
+            "tenant": tenant,
+            "status": 200,
+            "stream": False,
+            "seconds": 1.0,
+            **fields,
+        }
+    )
+
+
+def generation(**fields: Any) -> GenerationStats:
+    return GenerationStats(
+        **{
+            "model": "opl@1",
+            "prompt_tokens": 5,
+            "cached_tokens": 2,
+            "output_tokens": 3,
+            "queue_seconds": 0.0,
+            "ttft_seconds": 0.1,
+            "finish_reason": "stop",
+            "gaps": (0.01, 0.03),
+            **fields,
+        }
+    )
+
+
+async def test_requests_tokens_and_times_by_model_and_tenant(
+    run: Any, registry: Registry, publish: Callable[..., Any]
+) -> None:
+    publish("opl")
+    _, secret = registry.keys.create("acme")
+    _, ops = registry.keys.create("ops", admin=True)
+    async with run() as running:
+        running.client.headers["authorization"] = f"Bearer {secret}"
+        await running.chat("opl", "one two three")
+        await running.chat("opl", "one", stream=True)
+        await running.chat("tiny", "one")
+        await running.chat(NASTY)
+        await running.chat("tiny", temperature=9)
+        running.client.headers["authorization"] = f"Bearer {ops}"
+        await running.client.post("/admin/score", json={"sequences": [[1, 2, 3]]})
+        scraped = await scrape(running)
+    of_opl = {"model": "opl@1"}
+    value = scraped.value
+    assert value("lorikeet_requests_total", **of_opl, endpoint="chat", status="200") == 2
+    assert value("lorikeet_requests_total", model="unknown", endpoint="chat", status="404") == 1
+    assert value("lorikeet_requests_total", model="unknown", endpoint="chat", status="400") == 1
+    assert value("lorikeet_requests_total", model="tiny", endpoint="score", status="200") == 1
+    assert value("lorikeet_tenant_requests_total", tenant="acme", status="200") == 3
+    assert value("lorikeet_prompt_tokens_total", **of_opl) == 4
+    assert value("lorikeet_output_tokens_total", **of_opl) == 6
+    assert value("lorikeet_tenant_output_tokens_total", tenant="acme") == 8
+    assert value("lorikeet_generations_total", **of_opl, finish_reason="stop") == 2
+    assert value("lorikeet_generations_total", model="tiny", finish_reason="scored") == 1
+    for times in "time_to_first_token", "request", "queue":
+        assert value(f"lorikeet_{times}_seconds_count", **of_opl) == 2
+    assert value("lorikeet_inter_token_latency_seconds_count", **of_opl) == 6 - 2
+    assert value("lorikeet_tenant_time_to_first_token_seconds_count", tenant="acme") == 3
+    assert scraped.by("lorikeet_tenant_request_seconds_count", "tenant") == {"acme": 3}
+
+
+async def test_adapters_their_loads_and_places(run: Any, publish: Callable[..., Any]) -> None:
+    for seed, name in enumerate("abc"):
+        publish(name, seed=seed)
+    async with run(EchoEngine(max_loras=2, max_loaded=2), max_loras=2, max_loaded=2) as running:
+        for name in "aabcb":
+            assert (await running.chat(name)).status_code == 200
+        scraped = await scrape(running)
+    value = scraped.value
+    assert value("lorikeet_adapter_hits_total", model="a@1", kind="warm") == 1
+    assert value("lorikeet_adapter_hits_total", model="b@1", kind="cold") == 1
+    assert value("lorikeet_adapter_loads_total", outcome="ok") == 3
+    stages = scraped.by("lorikeet_adapter_load_seconds_count", "stage")
+    assert stages == dict.fromkeys(("resolve", "verify", "warm", "engine", "total"), 3)
+    sums = scraped.by("lorikeet_adapter_load_seconds_sum", "stage")
+    assert sums.pop("total") == pytest.approx(sum(sums.values()))
+    assert value("lorikeet_adapter_evictions_total") == 1
+    assert scraped.by("lorikeet_adapters", "tier") == {"engine": 0, "cpu": 2, "disk": 3}
+    assert scraped.by("lorikeet_slots", "state") == {"used": 0, "total": 2}
+    assert value("lorikeet_leases") == 0
+
+
+async def test_what_runs_and_what_waits(run: Any, publish: Callable[..., Any]) -> None:
+    publish("opl")
+    async with run(EchoEngine(token_seconds=30), max_num_seqs=2) as running:
+        asked = ["opl", "opl", "tiny", "opl"]
+        calls = [asyncio.create_task(running.chat(model)) for model in asked]
+        while running.service.engine.running < 2 or running.service.admission.queued < 2:
+            await asyncio.sleep(0.01)
+        scraped = await scrape(running)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        after = await scrape(running)
+    assert scraped.value("lorikeet_requests_running") == 2
+    assert scraped.by("lorikeet_adapter_requests_running", "model") == {"opl@1": 2, "tiny": 0} or (
+        scraped.by("lorikeet_adapter_requests_running", "model").get("other") == 2
+    )
+    assert scraped.value("lorikeet_requests_queued") == 2
+    assert sum(scraped.by("lorikeet_adapter_requests_queued", "model").values()) == 2
+    assert sum(scraped.by("lorikeet_tenant_requests_queued", "tenant").values()) == 2
+    assert scraped.value("lorikeet_slots", state="used") == 1
+    assert scraped.value("lorikeet_leases") == 2
+    assert after.value("lorikeet_requests_running") == 0
+
+
+async def test_refusals_by_reason(run: Any, registry: Registry, publish: Any) -> None:
+    publish("opl")
+    _, secret = registry.keys.create("acme", rpm=1)
+    _, few = registry.keys.create("few", tpm=1)
+    _, ops = registry.keys.create("ops", admin=True)
+    async with run(EchoEngine(not_finite={"opl@1": 0})) as running:
+        headers = running.client.headers
+        await running.chat("tiny")
+        await running.client.get("/v1/models")
+        for key in secret, secret, few, few:
+            headers["authorization"] = f"Bearer {key}"
+            await running.chat("tiny")
+        headers["authorization"] = f"Bearer {ops}"
+        await running.chat("opl")
+        await running.chat("opl")
+        running.service.drain()
+        await running.chat("tiny")
+        running.service.resume()
+        running.service.engine.die()
+        await running.chat("tiny")
+        reasons = (await scrape(running)).by("lorikeet_admission_refusals_total", "reason")
+    assert {reason: count for reason, count in reasons.items() if count} == {
+        "auth": 2,
+        "rate_limit": 1,
+        "token_limit": 1,
+        "quarantined": 1,
+        "draining": 1,
+        "engine_down": 1,
+    }
+    assert {"queue_full", "tenant_queue_full", "queue_timeout", "concurrency"} <= reasons.keys()
+
+
+async def test_full_queues_have_reasons_of_their_own(run: Any) -> None:
+    settings = {"max_num_seqs": 1, "max_queue": 1, "queue_seconds": 0.2}
+    async with run(EchoEngine(token_seconds=0.3), **settings) as running:
+        await asyncio.gather(*(running.chat("tiny", "a b c") for _ in range(3)))
+        scraped = await scrape(running)
+    reasons = scraped.by("lorikeet_admission_refusals_total", "reason")
+    assert (reasons["queue_full"], reasons["queue_timeout"]) == (1, 1)
+
+
+async def test_a_scrape_while_the_engine_is_away(run: Any) -> None:
+    async with run() as running:
+        before = await scrape(running)
+        running.service.engine.die()
+        during = await scrape(running)
+        async with asyncio.timeout(20):
+            while running.service.status != "ready":
+                await scrape(running)
+                await asyncio.sleep(0.05)
+        after = await scrape(running)
+    assert [s.value("lorikeet_engine_up") for s in (before, during, after)] == [1, 0, 1]
+    assert [s.value("lorikeet_ready") for s in (before, during, after)] == [1, 0, 1]
+    assert after.value("lorikeet_engine_restarts_total") == 1
+    (config,) = [s.labels for s in during.samples if s.name == "lorikeet_config_info"]
+    assert (config["base"], config["dtype"], config["max_loras"]) == ("tiny", "float32", "8")
+
+
+async def test_an_engine_whose_own_metrics_are_broken(run: Any, monkeypatch: Any) -> None:
+    async with run() as running:
+        monkeypatch.setattr(running.service.engine, "metrics", lambda: 1 / 0)
+        assert (await scrape(running)).value("lorikeet_engine_up") == 1
+
+
+async def test_ten_thousand_names_make_no_series(run: Any) -> None:
+    async with run() as running:
+        await running.chat("nobody")
+        before = len((await scrape(running)).samples)
+        for number in range(0, 10_000, 100):
+            asked = [f"model-{number + more}" for more in range(100)]
+            answers = await asyncio.gather(*map(running.chat, asked))
+            assert {answer.status_code for answer in answers} == {404}
+        scraped = await scrape(running)
+    assert len(scraped.samples) == before
+    assert scraped.value("lorikeet_requests_total", model="unknown", status="404") == 10_001
+
+
+def test_ten_thousand_adapters_and_tenants_keep_within_their_bounds() -> None:
+    metrics = Metrics("tiny", adapters=5, tenants=3)
+    for number in range(10_000):
+        request = finished(
+            f"a-{number}@1",
+            f"t-{number}",
+            load="warm",
+            admission_seconds=0.0,
+            ttft_seconds=0.1,
+            generations=(generation(),),
+        )
+        metrics.count(request)
+        metrics.count(finished("tiny"))
+    scraped = Scraped(metrics.exposition().decode())
+    models = scraped.by("lorikeet_requests_total", "model")
+    assert len(models) == 5 + 2
+    assert models["tiny"] == 10_000
+    assert len(scraped.by("lorikeet_tenant_requests_total", "tenant")) <= 3 + 1
+    assert len(scraped.text) < 100_000
+    assert len(metrics.requests._metrics) == 7
+
+
+def test_a_name_that_falls_out_loses_all_its_series() -> None:
+    metrics = Metrics("tiny", adapters=1)
+    metrics.count(finished("old@1", load="cold", generations=(generation(),)))
+    for _ in range(4):
+        metrics.count(finished("new@1"))
+    text = metrics.exposition().decode()
+    assert "old@1" not in text
+    scraped = Scraped(text)
+    assert scraped.by("lorikeet_requests_total", "model") == {"other": 2, "new@1": 2}
+
+
+def test_label_values_with_quotes_and_newlines() -> None:
+    metrics = Metrics(NASTY)
+    metrics.count(finished(NASTY, NASTY))
+    metrics.ready.set(1)
+    scraped = Scraped(metrics.exposition().decode())
+    assert scraped.value("lorikeet_requests_total", model=NASTY) == 1
+    assert scraped.value("lorikeet_tenant_requests_total", tenant=NASTY) == 1
+    assert scraped.value("lorikeet_ready") == 1
+
+
+async def test_a_clock_that_steps_back(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock decides nothing; and a time below zero would be counted as none."""
+    now = time.time()
+    hours = iter(range(1, 1_000_000))
+    async with run() as running:
+        monkeypatch.setattr(time, "time", lambda: now - 3600 * next(hours))
+        await running.chat("tiny", "one two three four")
+        running.service.metrics.count(
+            finished(
+                ttft_seconds=-5.0,
+                seconds=-5.0,
+                admission_seconds=-5.0,
+                generations=(generation(gaps=(-5.0,)),),
+            )
+        )
+        scraped = await scrape(running)
+    sums = {s.name: s.value for s in scraped.samples if s.name.endswith("_seconds_sum")}
+    assert len(sums) >= 6
+    assert all(0 <= seconds < 60 for seconds in sums.values()), sums
+
+
+async def test_a_registry_that_is_away_or_slow_holds_up_no_scrape(
+    run: Any, publish: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish("opl")
+    monkeypatch.setattr("serve.registry_watch.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("serve.registry_watch.WAIT_SECONDS", 0.05)
+    async with run() as running:
+        standings = running.service.registry.standings
+        running.service.registry.standings = away = _Away(standings)
+        while (up := await scrape(running)).value("lorikeet_registry_up") == 0:
+            pass
+        away.error = RegistryUnavailable("the database is away")
+        while (down := await scrape(running)).value("lorikeet_registry_up") == 1:
+            pass
+        await scrape(running)
+        away.error, away.seconds = None, 0.5
+        slow = await scrape(running)
+        await asyncio.sleep(0.6)
+    for seen in up, down, slow:
+        assert seen.value("lorikeet_adapters", tier="disk") == 1
+        assert seen.value("lorikeet_disk_total_bytes") > seen.value("lorikeet_disk_free_bytes") > 0
+    assert slow.value("lorikeet_registry_up") == 0
+    complaints = [record for record in caplog.records if "cannot be read" in record.message]
+    assert len(complaints) == 1
+
+
+class _Away:
+    """Standings that fail, or take a while."""
+
+    def __init__(self, standings: Any) -> None:
+        self.standings = standings
+        self.error: Exception | None = None
+        self.seconds = 0.0
+
+    def of(self, digest: str) -> Any:
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return self.standings.of(digest)
+
+
+async def test_fine_tuning_jobs_that_run(run: Any, registry: Registry, base: Any) -> None:
+    from registry.finetuning.objects import FINE_TUNE
+    from registry.finetuning.request import JobRequest
+
+    with registry.files.receiving() as incoming:
+        incoming.write(b'{"messages": []}\n')
+        file = registry.files.add(incoming, tenant="acme", purpose=FINE_TUNE, filename="r.jsonl")
+    request = JobRequest.model_validate({"model": base.id, "training_file": file.id})
+    job = registry.jobs.create(request, tenant="acme", base=base, place=str(base.path))
+    checks = registry.queue.claim_validation("worker", lease_seconds=60)
+    assert checks is not None
+    checks.validated({"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 1})
+    claim = registry.queue.claim_training("worker", lease_seconds=60)
+    assert claim is not None
+    claim.metrics(3, "a step", {"step": 3, "total_steps": 9, "train_loss": 0.5})
+    async with run() as running:
+        scraped = await scrape(running)
+    assert scraped.value("lorikeet_training_jobs", status="running") == 1
+    assert scraped.value("lorikeet_training_jobs", status="failed") == 0
+    assert scraped.by("lorikeet_training_step", "job") == {job.id: 3}
+    assert scraped.by("lorikeet_training_loss", "job") == {job.id: 0.5}
+    assert scraped.by("lorikeet_training_tokens_per_second", "job") == {}
+    assert 0 <= scraped.value("lorikeet_training_last_event_age_seconds") < 60
