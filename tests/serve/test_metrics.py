@@ -151,14 +151,15 @@ async def test_what_runs_and_what_waits(run: Any, publish: Callable[..., Any]) -
         await asyncio.gather(*calls, return_exceptions=True)
         after = await scrape(running)
     assert scraped.value("lorikeet_requests_running") == 2
-    assert scraped.by("lorikeet_adapter_requests_running", "model") == {"opl@1": 2, "tiny": 0} or (
-        scraped.by("lorikeet_adapter_requests_running", "model").get("other") == 2
-    )
+    running_by_model = scraped.by("lorikeet_adapter_requests_running", "model")
+    assert sum(running_by_model.values()) == 2
+    on_the_base = running_by_model["tiny"]  # the two that wait for an adapter take turns with it
+    assert on_the_base in (0, 1)
     assert scraped.value("lorikeet_requests_queued") == 2
     assert sum(scraped.by("lorikeet_adapter_requests_queued", "model").values()) == 2
     assert sum(scraped.by("lorikeet_tenant_requests_queued", "tenant").values()) == 2
     assert scraped.value("lorikeet_slots", state="used") == 1
-    assert scraped.value("lorikeet_leases") == 2
+    assert scraped.value("lorikeet_leases") == 2 - on_the_base
     assert after.value("lorikeet_requests_running") == 0
 
 
