@@ -73,7 +73,7 @@ class Standings:
             return Standing(
                 versions=session.scalar(versions) or 0,
                 quarantined=session.scalar(held) or 0,
-                jobs=dict(row.tuple() for row in jobs),
+                jobs={row.status: row[1] for row in jobs},
                 workers=len(session.scalars(alive(now)).all()),
                 running=tuple(_running(session, job_id, now) for job_id in running),
             )

@@ -34,7 +34,9 @@ class TopLabels:
         return self._own.keys()
 
     def label(self, name: str) -> str:
-        """The label of a name, which does not count as traffic."""
+        """The label of a name whose request is still under way: it counts at its end."""
+        if name not in self._kept and len(self._own) < self._most:
+            self._own.setdefault(name, 0)
         return name if name in self._own or name in self._kept else OTHER
 
     def count(self, name: str) -> str:

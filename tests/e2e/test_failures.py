@@ -159,6 +159,13 @@ def test_a_killed_server_leaves_no_engine_and_the_next_one_serves_the_same(
             pool.submit(_stream, again, model, 200, count) for model in again.models for _ in "xy"
         ]
         until(lambda: started[0] > 10)
+
+        def arrived() -> float:
+            done = sum(stream.done() for stream in streams)
+            waiting = again.metric("lorikeet_requests_queued")
+            return done + waiting + again.metric("lorikeet_requests_running")
+
+        until(lambda: arrived() >= len(streams))
         process = psutil.Process(again.pid)
         process.send_signal(signal.SIGTERM)
         finished = [stream.result(timeout=60) for stream in streams]

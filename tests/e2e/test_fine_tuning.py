@@ -21,10 +21,12 @@ ROWS = Path(__file__).parents[2] / "train" / "examples" / "opl" / "train.jsonl"
 HELD_OUT = ROWS.with_name("heldout.jsonl")
 SOURCE_ROWS = 6
 SECONDS = 300
+STEPS = 15
+"""6 rows, 2 a step, 5 epochs."""
 METHOD = {
     "type": "supervised",
     "supervised": {
-        "hyperparameters": {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 4}
+        "hyperparameters": {"n_epochs": 5, "batch_size": 2, "learning_rate_multiplier": 4}
     },
 }
 OPTIONS = {"rank": 8, "baselines": False, "max_eval_rows": 4, "checkpoint_steps": 3}
@@ -115,14 +117,14 @@ def test_upload_train_and_chat_then_the_same_again_through_every_accident(
     assert (done.trained_tokens or 0) > 0
 
     told = steps_told(client, job.id)
-    assert told == list(range(1, 25))  # 6 rows, 2 a step, 8 epochs
+    assert told == list(range(1, STEPS + 1))
     (results,) = done.result_files
     table = list(csv.DictReader(client.files.content(results).text.splitlines()))
     assert [int(line["step"]) for line in table] == told
     assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"]) / 2
 
     checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id).data
-    assert [checkpoint.step_number for checkpoint in checkpoints] == [24, 21, 18]
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [STEPS, STEPS - 3, STEPS - 6]
     asked = [
         done.fine_tuned_model,
         checkpoints[0].fine_tuned_model_checkpoint,
@@ -170,14 +172,14 @@ def _paused_killed_and_resumed(client: OpenAI, home: Path, rows: str, held_out: 
         assert client.fine_tuning.jobs.pause(job.id).status == "paused"  # type: ignore[comparison-overlap]
         time.sleep(3)
         paused_at = max(steps_told(client, job.id))
-        assert paused_at < 24
+        assert paused_at < STEPS
         client.fine_tuning.jobs.resume(job.id)
         wait_for("a step after the pause", reached(paused_at + 1))
         first.kill()
     with worker(home):
         done = finished(client, job.id)
     assert done.status == "succeeded", (done.error, (home / "worker.log").read_text())
-    assert steps_told(client, job.id) == list(range(1, 25))
+    assert steps_told(client, job.id) == list(range(1, STEPS + 1))
     assert done.fine_tuned_model is not None
     return done.fine_tuned_model
 
