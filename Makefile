@@ -8,7 +8,7 @@ FLAVOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(FLAVOR).lock
 STAMP  := $(VENV)/.installed-$(FLAVOR)
 # Tests that run at the same time; those of the engine run alone, afterwards.
-WORKERS ?= 2
+WORKERS ?= 3
 # Tried only where pip's own index does not have the CPU build of torch.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 

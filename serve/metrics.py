@@ -187,7 +187,7 @@ class Metrics:
         self.jobs = self._gauge("training_jobs", "Fine-tuning jobs by status.", "status")
         self.workers = self._gauge("training_workers", "Workers seen in the last minute.")
         self._of_running_jobs = {
-            field: self._gauge(f"training_{field}", text, "job")
+            field: self._gauge(f"training_{field}", text, "training_job")
             for field, text in {
                 "loss": "Training loss at the last step told, of a running job.",
                 "step": "Steps done of a running job.",

@@ -47,12 +47,12 @@ def metrics(n: int) -> str:
         'gauge training_jobs{status="queued"} 2',
         'gauge training_jobs{status="failed"} 0',
         "gauge training_workers 1",
-        'gauge training_step{job="ftjob-1"} 30',
-        'gauge training_steps{job="ftjob-1"} 120',
-        'gauge training_loss{job="ftjob-1"} 0.5',
-        'gauge training_step_seconds{job="ftjob-1"} 2',
-        'gauge training_tokens_per_second{job="ftjob-1"} 812',
-        'gauge training_last_event_age_seconds{job="ftjob-1"} 3',
+        'gauge training_step{training_job="ftjob-1"} 30',
+        'gauge training_steps{training_job="ftjob-1"} 120',
+        'gauge training_loss{training_job="ftjob-1"} 0.5',
+        'gauge training_step_seconds{training_job="ftjob-1"} 2',
+        'gauge training_tokens_per_second{training_job="ftjob-1"} 812',
+        'gauge training_last_event_age_seconds{training_job="ftjob-1"} 3',
     ]  # fmt: skip
     return exposition("\n".join(samples))
 

@@ -1,6 +1,5 @@
 """The alerts on what is broken or soon will be; the objectives' are in `objectives`."""
 
-from deploy.monitoring.promql import TRAINING_JOB
 from deploy.monitoring.rules import Alert, Condition, Group
 
 GIB = 1024**3
@@ -154,16 +153,16 @@ _ADAPTERS = (
         "turn: limit its key.",
     ),
 )
-_AGE = f"max by (job, {TRAINING_JOB}) (lorikeet_training_last_event_age_seconds)"
+_AGE = "max by (job, training_job) (lorikeet_training_last_event_age_seconds)"
 _TRAINING = (
     Alert(
         "LorikeetTrainingStalled",
         "ticket",
         (Condition(_AGE, ">", 900),),
         "5m",
-        f"the training job {{{{ $labels.{TRAINING_JOB} }}}} has said nothing for 15 minutes",
+        "the training job {{ $labels.training_job }} has said nothing for 15 minutes",
         felt="nothing in serving; a job's owner waits.",
-        look=f"`lorikeet jobs show {{{{ $labels.{TRAINING_JOB} }}}}` and `lorikeet jobs workers`; "
+        look="`lorikeet jobs show {{ $labels.training_job }}` and `lorikeet jobs workers`; "
         "the worker's log; the GPU's use.",
         do="end a worker that hangs: its lease runs out and another one goes on from the last "
         "checkpoint. A job that hangs each time: `lorikeet jobs cancel`.",

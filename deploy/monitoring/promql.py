@@ -4,8 +4,6 @@
 """
 
 SCOPE = 'job=~"$job", instance=~"$instance"'
-TRAINING_JOB = "exported_job"
-"""What Prometheus calls the label `job` of a target's own, whose name it needs for itself."""
 
 
 def select(metric: str, where: str = "") -> str:

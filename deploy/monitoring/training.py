@@ -4,16 +4,16 @@ Every server that shares a registry says the same about a job, so the highest is
 """
 
 from deploy.monitoring.grafana import SERVERS, Dashboard, Panel, Query, Row, Variable
-from deploy.monitoring.promql import TRAINING_JOB, highest, select, share
+from deploy.monitoring.promql import highest, select, share
 
-CHOSEN = f'{TRAINING_JOB}=~"$training"'
-NAME = f"{{{{{TRAINING_JOB}}}}}"
+CHOSEN = 'training_job=~"$training"'
+NAME = "{{training_job}}"
 
 
 def training() -> Dashboard:
     """By job while it runs; a job that is done has no series any more."""
     chosen = Variable(
-        "training", "Training job", 'lorikeet_training_step{job=~"$job"}', TRAINING_JOB
+        "training", "Training job", 'lorikeet_training_step{job=~"$job"}', "training_job"
     )
     return Dashboard(
         "training",
@@ -24,7 +24,7 @@ def training() -> Dashboard:
 
 
 def _of_job(gauge: str) -> str:
-    return highest(gauge, TRAINING_JOB, where=CHOSEN)
+    return highest(gauge, "training_job", where=CHOSEN)
 
 
 _LEFT = f"({_of_job('lorikeet_training_steps')} - {_of_job('lorikeet_training_step')})"

@@ -229,7 +229,7 @@ def _training(scrape: Scrape) -> Training | None:
     """None where the server tells nothing of it."""
     if (jobs := scrape.by("lorikeet_training_jobs", "status")) is None:
         return None
-    figures = {field: scrape.by(name, "job") or {} for field, name in _FIGURES.items()}
+    figures = {field: scrape.by(name, "training_job") or {} for field, name in _FIGURES.items()}
     running = sorted({job for column in figures.values() for job in column})
     return Training(
         {status: count for status, count in sorted(jobs.items()) if count},

@@ -13,7 +13,6 @@ from deploy.monitoring.__main__ import DEPLOY, main
 from deploy.monitoring.files import monitoring_files
 from deploy.monitoring.grafana import COLUMNS, Dashboard
 from deploy.monitoring.objectives import Objectives
-from deploy.monitoring.promql import TRAINING_JOB
 from deploy.monitoring.rules import Alert, Recorded
 from registry import LorikeetError
 
@@ -63,10 +62,7 @@ def test_every_label_is_one_of_its_metric() -> None:
         ):
             labels = set(re.findall(r"(\w+)[=!]~?\"", matchers)) | set(re.findall(r"\w+", kept))
             known = declared()[name] | FROM_PROMETHEUS
-            assert {"job" if label == TRAINING_JOB else label for label in labels} <= known, (
-                name,
-                labels - known,
-            )
+            assert labels <= known, (name, labels - known)
 
 
 @page

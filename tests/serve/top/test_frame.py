@@ -101,7 +101,7 @@ def test_a_job_table_that_is_away_is_told() -> None:
 
 def test_json_has_numbers_or_null_and_the_time_left() -> None:
     text = metrics(1).replace(
-        'training_loss{job="ftjob-1"} 0.5', 'training_loss{job="ftjob-1"} NaN'
+        'training_loss{training_job="ftjob-1"} 0.5', 'training_loss{training_job="ftjob-1"} NaN'
     )
     frame = Frame.of("http://test", look(text, 1.0, {"opl@1": Residency("loaded")}), None)
     told = json.loads(json.dumps(frame.as_dict(), allow_nan=False))
