@@ -46,8 +46,13 @@ def test_every_file_that_it_names_is_there() -> None:
     tree = re.findall(r"^([a-z]+(?:/|\.py)) ", README, re.MULTILINE)
     assert links
     assert tree
-    for path in [*links, *tree]:
-        assert (ROOT / path).exists(), path
+    for named in [*links, *tree]:
+        path, _, anchor = named.partition("#")
+        assert (ROOT / path).exists(), named
+        headings = (
+            re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE) if anchor else []
+        )
+        assert not anchor or anchor in {each.lower().replace(" ", "-") for each in headings}, named
 
 
 @pytest.mark.timeout(300)
@@ -106,6 +111,8 @@ def test_what_is_not_run_here_is_valid(start: str) -> None:
 
 def _for_the_test(line: str, url: str, tiny_base: Path) -> str:
     line = re.sub(r"^lorikeet", f"{sys.executable} -m lorikeet", line)
+    line = re.sub(r"^python", sys.executable, line)
+    line = line.replace("--seconds 10 --slo ", f"--seconds 3 --slo {ROOT}/")
     line = line.replace("http://127.0.0.1:8000", url)
     if " train " in line:
         line += f" --base {tiny_base} {QUICK}"
