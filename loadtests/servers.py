@@ -74,5 +74,9 @@ def lorikeet_plan(name: str, base: Path, home: Path, capacity: Capacity) -> Serv
     command = [sys.executable, "-m", "lorikeet", "serve", "--base", str(base)]
     command += ["--host", "127.0.0.1", *capacity.flags()]
     command += ["--kv-cache-gib", str(capacity.kv_cache_gib)]
-    environment = {"LORIKEET_HOME": str(home), "LORIKEET_DATABASE_URL": ""}
+    environment = {
+        "LORIKEET_HOME": str(home),
+        "LORIKEET_DATABASE_URL": "",
+        "LORIKEET_STORE_URL": "",
+    }
     return ServerPlan(name, tuple(command), "/ready", environment)

@@ -185,7 +185,12 @@ def watch(command: Sequence[str], log: Path, environment: Mapping[str, str] | No
     without a way to the hub.
     """
     inherited = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    inherited |= {"HF_HUB_OFFLINE": "1", "LORIKEET_DATABASE_URL": "", **(environment or {})}
+    inherited |= {
+        "HF_HUB_OFFLINE": "1",
+        "LORIKEET_DATABASE_URL": "",
+        "LORIKEET_STORE_URL": "",
+        **(environment or {}),
+    }
     begin, cpu_begin, peak = time.monotonic(), _cpu_seconds(), 0.0
     output = log.with_suffix(".out")
     with log.open("wb") as errors, output.open("wb") as printed:

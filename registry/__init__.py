@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from registry.errors import (
     AdapterRejected,
+    AliasMoved,
     AliasRefused,
     BadReference,
     BaseNotMade,
+    BlobDamaged,
     DiskFull,
     LorikeetError,
     RegistryUnavailable,
+    StoreUnavailable,
     UnknownAdapter,
     UnknownBase,
     UnknownKey,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from registry.bases import DEFAULT_BASE, Base, OnProgress, resolve_base
     from registry.keys import Key, Keys
     from registry.manifest import BaseIdentity, FileIdentity, Manifest
+    from registry.mirror import Mirror
     from registry.preflight import Limits, check_adapter
     from registry.settings import RegistrySettings
     from registry.standing import Standing
@@ -52,6 +56,7 @@ _HOMES = {
     "BaseIdentity": "manifest",
     "FileIdentity": "manifest",
     "Manifest": "manifest",
+    "Mirror": "mirror",
     "Limits": "preflight",
     "check_adapter": "preflight",
     "RegistrySettings": "settings",
@@ -67,11 +72,13 @@ __all__ = [
     "RESERVED_NAMES",
     "AdapterRejected",
     "Alias",
+    "AliasMoved",
     "AliasRefused",
     "BadReference",
     "Base",
     "BaseIdentity",
     "BaseNotMade",
+    "BlobDamaged",
     "DiskFull",
     "FileIdentity",
     "Forced",
@@ -80,6 +87,7 @@ __all__ = [
     "Limits",
     "LorikeetError",
     "Manifest",
+    "Mirror",
     "OnProgress",
     "Problem",
     "Reference",
@@ -87,6 +95,7 @@ __all__ = [
     "RegistrySettings",
     "RegistryUnavailable",
     "Standing",
+    "StoreUnavailable",
     "UnknownAdapter",
     "UnknownBase",
     "UnknownKey",

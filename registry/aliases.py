@@ -7,7 +7,7 @@ from sqlalchemy import Select, and_, select
 from sqlalchemy.orm import Session
 
 from registry.database import Database
-from registry.errors import AliasRefused, UnknownAdapter
+from registry.errors import AliasMoved, AliasRefused, UnknownAdapter
 from registry.tables import (
     AliasRow,
     CanaryRow,
@@ -63,17 +63,24 @@ class Aliases:
         return sorted(aliases, key=lambda alias: alias.alias)  # not by a collation
 
     def promote(
-        self, name: str, number: int, alias: str, forced: tuple[str, str] | None = None
+        self,
+        name: str,
+        number: int,
+        alias: str,
+        forced: tuple[str, str] | None = None,
+        expected: int | None = None,
     ) -> None:
         """Point `alias` at a version and end its canary. Raises UnknownAdapter.
 
-        `forced` has what the gate said and the reason to overrule it, where it did.
+        `forced` has what the gate said and the reason to overrule it, where it did. AliasMoved
+        where `alias` does not point at the version `expected`, 0 for none.
         """
         with self._database.writing() as session:
             _require_live(session, name, number)
+            row = session.get(AliasRow, (name, alias))
+            _check_unmoved(name, alias, row, expected)
             _keep(session, name, number, alias, forced)
             _end_canary(session, name, alias)
-            row = session.get(AliasRow, (name, alias))
             if row is not None and row.number == number:
                 return
             session.add(
@@ -93,14 +100,17 @@ class Aliases:
         alias: str,
         percent: int,
         forced: tuple[str, str] | None = None,
+        expected: int | None = None,
     ) -> None:
         """Give a version `percent` of an alias's requests, instead of the canary it may have.
 
-        Raises UnknownAdapter; AliasRefused where the alias is not set, or points at that version.
+        Raises UnknownAdapter; AliasRefused where the alias is not set, or points at that version;
+        AliasMoved as `promote` does.
         """
         with self._database.writing() as session:
             _require_live(session, name, number)
             row = session.get(AliasRow, (name, alias))
+            _check_unmoved(name, alias, row, expected)
             if row is None:
                 raise AliasRefused(
                     f"{name} has no alias {alias!r} whose requests could be shared",
@@ -168,6 +178,17 @@ class Aliases:
 
 
 CANARY_OF_ALIAS = and_(CanaryRow.name == AliasRow.name, CanaryRow.alias == AliasRow.alias)
+
+
+def _check_unmoved(name: str, alias: str, row: AliasRow | None, expected: int | None) -> None:
+    at = 0 if row is None else row.number
+    if expected not in (None, at):
+        where = f"points at version {at}" if at else "is not set"
+        wanted = f"to point at version {expected}" if expected else "not to be set"
+        raise AliasMoved(
+            f"{name}@{alias} {where}, and was expected {wanted}: it stays where it is",
+            remedy=f"look at what is there now (lorikeet adapters show {name}), then decide again",
+        )
 
 
 def _keep(

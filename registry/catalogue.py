@@ -1,26 +1,26 @@
 """Which versions there are and where the aliases point: the rows, without the files."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import (
-    CompoundSelect,
-    Connection,
-    and_,
-    bindparam,
-    func,
-    literal,
-    null,
-    select,
-    union_all,
-)
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
-from registry.aliases import CANARY_OF_ALIAS, Alias
+from registry.aliases import Alias
+from registry.catalogue_queries import (
+    ALIASES,
+    CONTENT,
+    EVERY_ALIAS,
+    EVERY_LIVE,
+    LIVE,
+    NEWEST,
+    UNFILED,
+    same_content,
+)
 from registry.database import Database
 from registry.errors import AliasRefused, BadReference, RegistryUnavailable, UnknownAdapter
 from registry.manifest import Manifest
@@ -29,15 +29,16 @@ from registry.tables import AdapterRow, AliasRow, CanaryRow, QuarantineRow, Reco
 from registry.version import Version
 
 SHORT_DIGEST = len("sha256:") + 12
+_BATCH = 500
 
 
 class Catalogue:
     """Reads and writes the rows of versions and aliases. For many threads and processes."""
 
-    def __init__(self, database: Database, root: Path) -> None:
-        """`root` is the folder that the versions' folders are relative to."""
+    def __init__(self, database: Database, path: Callable[[Manifest], Path]) -> None:
+        """`path` tells where the files of a version are on this machine."""
         self._database = database
-        self._root = root
+        self._path = path
         # By row, each with the revision of its manifest: read once, and again once it was added to.
         self._known: dict[int, tuple[int, Version]] = {}
 
@@ -49,7 +50,7 @@ class Catalogue:
         name = reference.name
         with self._database.reading() as rows:
             aliases, meant = [], {}
-            for alias, at, canary, percent, held in rows.execute(_ALIASES, {"name": name}):
+            for alias, at, canary, percent, held in rows.execute(ALIASES, {"name": name}):
                 if at is not None:  # `latest` of an adapter without versions
                     aliases.append(Alias(alias, at, canary, percent or 0))
                     drawn = canary is not None and held is None and draw < percent / 100
@@ -61,41 +62,48 @@ class Catalogue:
                     number = meant.get(LATEST)
             found = None
             if number is not None:
-                found = rows.execute(_LIVE, {"name": name, "number": number}).one_or_none()
+                found = rows.execute(LIVE, {"name": name, "number": number}).one_or_none()
             if number is None or found is None:
                 raise self._unknown(rows, reference, sorted(meant))
-            version = self._versions(rows, [(found.id, found.revision)])[0]
+            version = self._versions(rows, [(found.id, found.revision)])[found.id]
         return _as_of_now(version, aliases, found.reason)
+
+    def read(
+        self,
+        rows: Connection,
+        names: Collection[str] | None = None,
+        unreadable: set[str] | None = None,
+    ) -> list[Version]:
+        """The versions of these adapters, None for all; as `list`, of what `rows` sees.
+
+        Adapters with a manifest of a later Lorikeet are left out and added to `unreadable`; without
+        that, they raise RegistryUnavailable.
+        """
+        of_live, of_alias = EVERY_LIVE, EVERY_ALIAS
+        if names is not None:
+            of_live = of_live.where(VersionRow.name.in_(names))
+            of_alias = of_alias.where(AliasRow.name.in_(names))
+        live = rows.execute(of_live).all()
+        aliases: dict[str, list[Alias]] = {}
+        for name, alias, number, canary, percent in rows.execute(of_alias):
+            aliases.setdefault(name, []).append(Alias(alias, number, canary, percent or 0))
+        known = self._versions(rows, [(row.id, row.revision) for row in live], unreadable)
+        read = [(known[row.id], row.reason) for row in live if row.id in known]
+        versions = [pair for pair in read if pair[0].name not in (unreadable or ())]
+        versions.sort(key=lambda pair: (pair[0].name, pair[0].number))  # not by a collation
+        for name, number in {it.name: it.number for it, _ in versions}.items():  # the highest
+            aliases.setdefault(name, []).append(Alias(LATEST, number))
+        return [_as_of_now(version, aliases[version.name], why) for version, why in versions]
 
     def list(self) -> list[Version]:
         """Every version, by name and number."""
         with self._database.reading() as rows:
-            live = rows.execute(_EVERY_LIVE).all()
-            aliases: dict[str, list[Alias]] = {}
-            for name, alias, number, canary, percent in rows.execute(_EVERY_ALIAS):
-                aliases.setdefault(name, []).append(Alias(alias, number, canary, percent or 0))
-            read = self._versions(rows, [(row.id, row.revision) for row in live])
-            versions = [(version, row.reason) for version, row in zip(read, live, strict=True)]
-        versions.sort(key=lambda pair: (pair[0].name, pair[0].number))  # not by a collation
-        latest = {version.name: version.number for version, _ in versions}  # ascending numbers
-        for name, number in latest.items():
-            aliases.setdefault(name, []).append(Alias(LATEST, number))
-        return [_as_of_now(version, aliases[version.name], why) for version, why in versions]
+            return self.read(rows)
 
     def find(self, name: str, digest: str, base_digest: str) -> Version | None:
         """The newest version of `name` with exactly this content and base, if there is one."""
         with self._database.reading() as rows:
-            number = rows.scalar(
-                select(VersionRow.number)
-                .where(
-                    VersionRow.name == name,
-                    VersionRow.digest == digest,
-                    VersionRow.base_digest == base_digest,
-                    VersionRow.removed_at.is_(None),
-                )
-                .order_by(VersionRow.number.desc())
-                .limit(1)
-            )
+            number = rows.scalar(same_content(name, digest, base_digest))
         return None if number is None else self.get(Reference(name, version=number))
 
     def folders(self) -> dict[str, bool]:
@@ -122,9 +130,16 @@ class Catalogue:
             adapter.last_number += 1
             return adapter.last_number, adapter.tenant
 
-    def add(self, manifest: Manifest, folder: str) -> None:
-        """Enter a version whose files are in place."""
+    def add(self, manifest: Manifest, commit: Callable[[Session, Manifest], None]) -> bool:
+        """Enter a version whose files are in place, which `commit` makes sure of.
+
+        False where the same content came meanwhile: nothing is entered then.
+        """
         with self._database.writing() as session:
+            same = same_content(manifest.name, manifest.digest, manifest.base.digest)
+            if session.scalar(same) is not None:
+                return False
+            commit(session, manifest)
             adapter = _adapter(session, manifest.name, manifest.tenant)
             adapter.last_number = max(adapter.last_number, manifest.version)
             session.flush()
@@ -134,11 +149,12 @@ class Catalogue:
                     number=manifest.version,
                     digest=manifest.digest,
                     base_digest=manifest.base.digest,
-                    folder=folder,
+                    folder=manifest.place,
                     manifest=manifest.model_dump_json(),
                     created_at=manifest.created_at,
                 )
             )
+            return True
 
     def quarantine(self, name: str, number: int, reason: str) -> None:
         """Enter a version into quarantine; where it is there already, its reason stays."""
@@ -153,8 +169,11 @@ class Catalogue:
             if row is not None:
                 session.delete(row)
 
-    def remove(self, name: str, number: int) -> None:
-        """Mark a version as removed. Raises UnknownAdapter; AliasRefused while it is pointed at."""
+    def remove(self, name: str, number: int, release: Callable[[Session, Manifest], None]) -> None:
+        """Mark a version as removed; `release` is told in the same transaction.
+
+        Raises UnknownAdapter; AliasRefused while it is pointed at.
+        """
         self.get(Reference(name, version=number))
         with self._database.writing() as session:
             holders = session.scalars(
@@ -180,24 +199,31 @@ class Catalogue:
                 select(VersionRow).where(VersionRow.name == name, VersionRow.number == number)
             ):
                 row.removed_at = datetime.now(UTC)
+                release(session, Manifest.model_validate_json(row.manifest))
 
-    def replace_manifest(self, manifest: Manifest) -> None:
-        """Enter what was added to a version's manifest; for a removed version nothing."""
+    def record(
+        self, name: str, number: int, news: dict[str, Any], write: Callable[[Manifest], None]
+    ) -> Manifest | None:
+        """Add `news` to a version's manifest, which `write` gets first; None for a removed one."""
         with self._database.writing() as session:
             row = session.scalar(
                 select(VersionRow).where(
-                    VersionRow.name == manifest.name,
-                    VersionRow.number == manifest.version,
+                    VersionRow.name == name,
+                    VersionRow.number == number,
                     VersionRow.removed_at.is_(None),
                 )
             )
-            if row is not None:
-                row.manifest = manifest.model_dump_json()
-                record = session.get(RecordingRow, (row.name, row.number))
-                if record is None:
-                    session.add(RecordingRow(name=row.name, number=row.number, revision=1))
-                else:
-                    record.revision += 1
+            if row is None:
+                return None
+            manifest = Manifest.model_validate_json(row.manifest).model_copy(update=news)
+            write(manifest)
+            row.manifest = manifest.model_dump_json()
+            record = session.get(RecordingRow, (name, number))
+            if record is None:
+                session.add(RecordingRow(name=name, number=number, revision=1))
+            else:
+                record.revision += 1
+            return manifest
 
     def filed(self, name: str, number: int) -> None:
         """Note that the file of a version's manifest has what its row has."""
@@ -208,40 +234,45 @@ class Catalogue:
     def unfiled(self) -> Sequence[Version]:
         """The versions whose manifest has more in its row than in its file."""
         with self._database.reading() as rows:
-            found = rows.execute(_UNFILED).all()
-            return self._versions(rows, [(row.id, row.revision) for row in found])
+            found = rows.execute(UNFILED).all()
+            return [*self._versions(rows, [(row.id, row.revision) for row in found]).values()]
 
     def _versions(
-        self, rows: Connection, wanted: Sequence[tuple[int, int | None]]
-    ) -> Sequence[Version]:
+        self,
+        rows: Connection,
+        wanted: Sequence[tuple[int, int | None]],
+        unreadable: set[str] | None = None,
+    ) -> dict[int, Version]:
         """The versions of these rows at these revisions, read from the database where unknown."""
         stale = [
             row for row, revision in wanted if self._known.get(row, (-1,))[0] != (revision or 0)
         ]
         revisions = {row: revision or 0 for row, revision in wanted}
         for start in range(0, len(stale), _BATCH):
-            for row in rows.execute(_CONTENT, {"ids": stale[start : start + _BATCH]}):
+            for row in rows.execute(CONTENT, {"ids": stale[start : start + _BATCH]}):
                 try:
                     manifest = Manifest.model_validate_json(row.manifest)
                 except ValidationError as error:
+                    if unreadable is not None:
+                        unreadable.add(row.name)
+                        continue
                     raise RegistryUnavailable(
                         f"the manifest of {row.name}@{row.number} is not one this version can read",
                         remedy="upgrade lorikeet: the registry was written by a later version",
                     ) from error
-                short = manifest.digest[:SHORT_DIGEST]
-                place = self._root / row.folder
+                short, path = manifest.digest[:SHORT_DIGEST], self._path(manifest)
                 version = Version(
-                    row.name, row.number, short, place, manifest, (), tenant=row.tenant
+                    row.name, row.number, short, path, manifest, (), tenant=row.tenant
                 )
                 self._known[row.id] = revisions[row.id], version
-        return [self._known[row][1] for row, _ in wanted]
+        return {row: self._known[row][1] for row, _ in wanted if row in self._known}
 
     def _unknown(
         self, rows: Connection, reference: Reference, aliases: Sequence[str]
     ) -> UnknownAdapter:
         name = reference.name
         if aliases:
-            newest = rows.scalars(_NEWEST, {"name": name}).all()
+            newest = rows.scalars(NEWEST, {"name": name}).all()
             there = [*(str(number) for number in reversed(newest)), *aliases]
             return UnknownAdapter(
                 f"there is no adapter {reference}",
@@ -289,66 +320,3 @@ def _adapter(session: Session, name: str, tenant: str | None) -> AdapterRow:
         row = AdapterRow(name=name, last_number=0, tenant=tenant)
         session.add(row)
     return row
-
-
-_IS_LIVE = VersionRow.removed_at.is_(None)
-_QUARANTINE_OF_VERSION = and_(
-    QuarantineRow.name == VersionRow.name, QuarantineRow.number == VersionRow.number
-)
-_QUARANTINE_OF_CANARY = and_(
-    QuarantineRow.name == CanaryRow.name, QuarantineRow.number == CanaryRow.number
-)
-# One statement for all that a reference can mean, one for the version: they run for each request.
-_ALIASES: CompoundSelect[Any] = union_all(
-    select(
-        AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent, QuarantineRow.reason
-    )
-    .outerjoin(CanaryRow, CANARY_OF_ALIAS)
-    .outerjoin(QuarantineRow, _QUARANTINE_OF_CANARY)
-    .where(AliasRow.name == bindparam("name")),
-    select(literal(LATEST), func.max(VersionRow.number), null(), null(), null()).where(
-        VersionRow.name == bindparam("name"), _IS_LIVE
-    ),
-)
-_RECORDING_OF_VERSION = and_(
-    RecordingRow.name == VersionRow.name, RecordingRow.number == VersionRow.number
-)
-_LIVE = (
-    select(VersionRow.id, QuarantineRow.reason, RecordingRow.revision)
-    .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
-    .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
-    .where(VersionRow.name == bindparam("name"), VersionRow.number == bindparam("number"), _IS_LIVE)
-)
-_UNFILED = (
-    select(VersionRow.id, RecordingRow.revision)
-    .join(RecordingRow, _RECORDING_OF_VERSION)
-    .where(RecordingRow.filed < RecordingRow.revision, _IS_LIVE)
-)
-_NEWEST = (
-    select(VersionRow.number)
-    .where(VersionRow.name == bindparam("name"), _IS_LIVE)
-    .order_by(VersionRow.number.desc())
-    .limit(5)
-)
-_EVERY_LIVE = (
-    select(VersionRow.id, QuarantineRow.reason, RecordingRow.revision)
-    .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
-    .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
-    .where(_IS_LIVE)
-)
-_EVERY_ALIAS = select(
-    AliasRow.name, AliasRow.alias, AliasRow.number, CanaryRow.number, CanaryRow.percent
-).outerjoin(CanaryRow, CANARY_OF_ALIAS)
-_BATCH = 500
-_CONTENT = (
-    select(
-        VersionRow.id,
-        VersionRow.name,
-        VersionRow.number,
-        VersionRow.folder,
-        VersionRow.manifest,
-        AdapterRow.tenant,
-    )
-    .join(AdapterRow, AdapterRow.name == VersionRow.name)
-    .where(VersionRow.id.in_(bindparam("ids", expanding=True)))
-)

@@ -146,6 +146,14 @@ def promote(
         str | None,
         typer.Option(help="Promote what the gate holds back, for this reason; it is kept."),
     ] = None,
+    expect: Annotated[
+        int | None,
+        typer.Option(
+            help="Only if the alias points at this version still; 0: only if it is not set.",
+            metavar="VERSION",
+            min=0,
+        ),
+    ] = None,
 ) -> None:
     """Point an alias at a version; the server follows with the next request.
 
@@ -154,11 +162,15 @@ def promote(
 
     With --canary only a share of its requests: promote the version whole when it does well, or
     roll back.
+
+    With --expect two who publish at the same time do not undo each other.
     """
     from registry.store import Registry
 
     with Registry.open() as registry:
-        promoted = registry.promote(name, version, alias, canary=canary, force=force)
+        promoted = registry.promote(
+            name, version, alias, canary=canary, force=force, expected=expect
+        )
         if canary is None:
             _say_alias(promoted, alias)
             return

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, func, select
@@ -24,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from registry import migrations
 from registry.errors import DiskFull, RegistryUnavailable, UsageError
+from registry.mounts import check_local, mounts
 
 BUSY_MILLISECONDS = 30_000
 """How long a writer waits for the one before it."""
@@ -34,14 +36,14 @@ HANGING_MILLISECONDS = 60_000
 WRITERS_LOCK = 0x6C6F72696B656574
 """PostgreSQL's advisory lock that writers take, "lorikeet" in ASCII."""
 
-# libpq's: a machine that has gone is noticed within a minute, and never waited for when connecting.
+# libpq's: a machine that has gone is noticed within ten seconds, also by who waits for an answer.
 _CONNECTING: dict[str, Any] = {
     "application_name": "lorikeet",
     "connect_timeout": 5,
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 50_000,
+    "tcp_user_timeout": 10_000,
 }
 
 
@@ -49,10 +51,15 @@ class Database:
     """Connections for many threads and processes. Close it when done."""
 
     def __init__(self, url: str) -> None:
-        """Connect lazily to `url`; raises RegistryUnavailable where it is no database's URL."""
+        """Connect lazily to `url`.
+
+        Raises RegistryUnavailable where it is no database's URL, or SQLite's on a disk of others.
+        """
         self.url, self._engine = _engine(url)
         self._sqlite = self.url.get_backend_name() == "sqlite"
         if self._sqlite:
+            if self.url.database:
+                check_local(Path(self.url.database), mounts())
             event.listen(self._engine, "connect", _set_up_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
             self._reading = self._engine

@@ -16,9 +16,12 @@
     ├── BaseNotMade               the embedded base model could not be de-quantised
     ├── AdapterRejected           preflight found errors; `.problems` lists every one
     ├── AliasRefused              the alias cannot be moved, or still holds what should go
+    │   └── AliasMoved            somebody else has moved it meanwhile
     ├── VersionDamaged            a published file is missing or differs from its manifest
+    ├── BlobDamaged               an object in the shared store is not what its name says
     ├── DiskFull                  not enough space for what was asked
     └── RegistryUnavailable       the data folder or its database cannot be used
+        └── StoreUnavailable      the shared store cannot be reached, or refuses
 """
 
 from collections.abc import Sequence
@@ -99,8 +102,16 @@ class AliasRefused(LorikeetError):
     """An alias that cannot be moved as asked, or that still points at what should go."""
 
 
+class AliasMoved(AliasRefused):
+    """The alias does not point where whoever wants to move it believes."""
+
+
 class VersionDamaged(LorikeetError):
     """A file of a published version is missing, added or changed."""
+
+
+class BlobDamaged(LorikeetError):
+    """An object in the shared store is missing, or its content is not the one it is named by."""
 
 
 class DiskFull(LorikeetError):
@@ -116,3 +127,7 @@ class DiskFull(LorikeetError):
 
 class RegistryUnavailable(LorikeetError):
     """The data folder or the database cannot be opened, read or written."""
+
+
+class StoreUnavailable(RegistryUnavailable):
+    """The shared store of adapters and files does not answer, or not to us."""

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -41,11 +41,15 @@ class Key:
     expires_at: datetime | None
     revoked_at: datetime | None
 
+    def is_active(self, now: datetime) -> bool:
+        """Whether it opens anything at that time: neither revoked nor expired."""
+        expired = self.expires_at is not None and self.expires_at <= now
+        return self.revoked_at is None and not expired
+
     @property
     def active(self) -> bool:
-        """Whether it opens anything now: neither revoked nor expired."""
-        expired = self.expires_at is not None and self.expires_at <= datetime.now(UTC)
-        return self.revoked_at is None and not expired
+        """Whether it opens anything now, by this machine's clock; a server goes by another one."""
+        return self.is_active(datetime.now(UTC))
 
     def summary(self) -> dict[str, Any]:
         """For JSON; times in ISO 8601."""
@@ -67,6 +71,14 @@ class Key:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key with the SHA-256 of its secret, in lower-case hexadecimal digits."""
+
+    key: Key
+    sha256: str
+
+
 class Keys:
     """Makes, finds and revokes API keys. For many threads and processes."""
 
@@ -83,11 +95,14 @@ class Keys:
         concurrency: int | None = None,
         admin: bool = False,
         expires_at: datetime | None = None,
+        secret: str | None = None,
     ) -> tuple[Key, str]:
         """A new key and its secret, which is not kept: show it to whoever asked.
 
-        An empty `adapters` leaves the base model alone. Raises BadReference for a tenant or adapter
-        that is no name, UsageError for a limit below 1 or an expiry that has passed.
+        An empty `adapters` leaves the base model alone. A `secret` that was made elsewhere becomes
+        a key the first time; afterwards that key is returned as it is. Raises BadReference for a
+        tenant or adapter that is no name, UsageError for a limit below 1, an expiry that has passed
+        or a secret that cannot be one.
         """
         if not _TENANT.fullmatch(tenant):
             raise BadReference(
@@ -103,12 +118,9 @@ class Keys:
                 )
         if expires_at is not None:
             expires_at = expires_at.astimezone(UTC)
-            if expires_at <= datetime.now(UTC):
-                raise UsageError(
-                    f"{expires_at:%Y-%m-%d %H:%M} UTC has passed", remedy="name a later time"
-                )
-        key_id = secrets.token_hex(6)
-        secret = f"lk-{key_id}-{secrets.token_urlsafe(32)}"
+        if secret is None:
+            secret = f"lk-{secrets.token_hex(6)}-{secrets.token_urlsafe(32)}"
+        key_id = _id_of(secret)
         row = KeyRow(
             id=key_id,
             sha256=_digest(secret),
@@ -122,9 +134,22 @@ class Keys:
             expires_at=expires_at,
         )
         with self._database.writing() as session:
-            session.add(row)
-            session.flush()
-            key = _key(row)
+            now = self._database.now(session)
+            if expires_at is not None and expires_at <= now:
+                raise UsageError(
+                    f"{expires_at:%Y-%m-%d %H:%M} UTC has passed", remedy="name a later time"
+                )
+            there = session.get(KeyRow, key_id)
+            if there is None:
+                session.add(row)
+                session.flush()
+            key = _key(there or row)
+            same = there is None or hmac.compare_digest(there.sha256, row.sha256)
+        if not (same and key.is_active(now)):
+            raise UsageError(
+                f"key {key_id} was revoked, has expired or is another one",
+                remedy="make a new one: lk-, 12 of 0-9a-f, -, 43 random of A-Z, a-z, 0-9, _ and -",
+            )
         return key, secret
 
     def list(self) -> list[Key]:
@@ -146,21 +171,47 @@ class Keys:
 
     def find(self, secret: str) -> Key | None:
         """The active key of that secret, None where there is none; an unknown id takes as long."""
-        match = _SECRET.fullmatch(secret)
-        if match is None:
-            return None
         with self._database.reading() as rows:
-            row = rows.execute(select(KeyRow).where(KeyRow.id == match["id"])).one_or_none()
-        same = hmac.compare_digest(_digest(secret), row.sha256 if row else _NOBODY)
-        if row is None or not same:
-            return None
-        key = _key(row)
-        return key if key.active else None
+
+            def read(key_id: str) -> StoredKey | None:
+                row = rows.execute(select(KeyRow).where(KeyRow.id == key_id)).one_or_none()
+                return None if row is None else stored(row)
+
+            key = opened_by(secret, read)
+            return key if key is not None and key.is_active(self._database.now(rows)) else None
 
     def exist(self) -> bool:
         """Whether any key was ever made; a revoked one counts."""
         with self._database.reading() as rows:
             return rows.scalar(select(KeyRow.id).limit(1)) is not None
+
+
+def opened_by(secret: str, find: Callable[[str], StoredKey | None]) -> Key | None:
+    """The key of that secret, ended or not, among those that `find` knows by their ids.
+
+    An unknown id takes as long as a wrong secret.
+    """
+    match = _SECRET.fullmatch(secret)
+    if match is None:
+        return None
+    found = find(match["id"])
+    same = hmac.compare_digest(_digest(secret), found.sha256 if found else _NOBODY)
+    return found.key if found is not None and same else None
+
+
+def stored(row: Any) -> StoredKey:
+    """From a KeyRow or a row of its columns."""
+    return StoredKey(_key(row), row.sha256)
+
+
+def _id_of(secret: str) -> str:
+    match = _SECRET.fullmatch(secret)
+    if match is None:
+        raise UsageError(
+            "that is no key of ours",
+            remedy="write lk-, 12 of 0-9a-f, -, and 43 random of A-Z, a-z, 0-9, _ and -",
+        )
+    return match["id"]
 
 
 def _digest(secret: str) -> str:

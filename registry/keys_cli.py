@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,15 +60,25 @@ def create(
             metavar="WHEN",
         ),
     ] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the key from this file, of a secret store, instead of making one up; "
+            "nothing changes where it is there already.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Make an API key. The key itself is all that is printed on standard output, this once."""
     from registry.store import Registry
 
+    secret = None if from_file is None else from_file.read_text().strip()
     names = None if adapters is None else [name.strip() for name in adapters.split(",")]
     expires_at = None if expires is None else parse_expiry(expires)
     with Registry.open() as registry:
         first = not registry.keys.exist()
-        key, secret = registry.keys.create(
+        key, made = registry.keys.create(
             tenant,
             adapters=names,
             rpm=rpm,
@@ -75,19 +86,22 @@ def create(
             concurrency=concurrency,
             admin=admin,
             expires_at=expires_at,
+            secret=secret,
         )
         unknown = _not_published(registry, key)
-    typer.echo(secret)
+    if secret is None:
+        typer.echo(made)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for name in unknown:
         console.print(f"[bold yellow]warning[/] there is no adapter {name} yet", highlight=False)
     console.print(
         f"Key {key.id} of {key.tenant}: {_reach(key)}; {_limits(key)}; expires {_day(key)}."
     )
-    console.print(
-        "Keep it now, it is not shown again: send it as Authorization: Bearer KEY, "
-        "or set OPENAI_API_KEY."
-    )
+    if secret is None:
+        console.print(
+            "Keep it now, it is not shown again: send it as Authorization: Bearer KEY, "
+            "or set OPENAI_API_KEY."
+        )
     if first:
         console.print("It is the first: from now on the server answers nobody without a key.")
 

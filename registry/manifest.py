@@ -60,6 +60,11 @@ class Manifest(_Frozen):
     tenant: str | None = Field(default=None, exclude_if=lambda tenant: tenant is None)
 
     @property
+    def place(self) -> str:
+        """Where its files lie, relative to the others': `<name>/<number>-<digest12>`."""
+        return f"{self.name}/{self.version}-{self.digest.partition(':')[2][:12]}"
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of the adapter's files together, the manifest itself not counted."""
         return sum(file.bytes for file in self.files.values())

@@ -12,11 +12,13 @@ def _default_home() -> Path:
 
 
 class RegistrySettings(BaseSettings):
-    """The data folder and the database.
+    """The data folder, the database and the shared store.
 
     `home` (LORIKEET_HOME; default: the platform's user data folder) holds bases, adapters and,
     unless `database_url` (LORIKEET_DATABASE_URL; `postgresql://…`) says otherwise, the SQLite file
-    `registry.db`. With `require_certificate` (LORIKEET_REQUIRE_CERTIFICATE) only a
+    `registry.db`. With `store_url` (LORIKEET_STORE_URL; `s3://bucket/prefix`, `gs://…`,
+    `file:///…`) adapters and files lie there, and `home` keeps at most `cache_bytes`
+    (LORIKEET_CACHE_BYTES) of them. With `require_certificate` (LORIKEET_REQUIRE_CERTIFICATE) only a
     version whose certificate has passed can be promoted to `prod`.
     """
 
@@ -26,6 +28,8 @@ class RegistrySettings(BaseSettings):
 
     home: Path = Field(default_factory=_default_home)
     database_url: str | None = None
+    store_url: str | None = None
+    cache_bytes: int = Field(default=50_000_000_000, ge=1)
     require_certificate: bool = False
 
     @field_validator("home")
@@ -52,6 +56,11 @@ class RegistrySettings(BaseSettings):
     def files(self) -> Path:
         """Folder of the files that were sent for training, and of jobs' metrics."""
         return self.home / "files"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what was fetched from the shared store."""
+        return self.home / "cache"
 
     @property
     def jobs(self) -> Path:

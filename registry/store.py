@@ -3,37 +3,33 @@
     with Registry.open() as registry:
         version = registry.publish(Path("out/adapter"), "titulares", base=base)
         registry.promote("titulares", version.number)
-        registry.get("titulares").path
+        with registry.fetch(registry.get("titulares")) as folder: ...
 
-A version is staged, checked, made durable and renamed to `adapters/<name>/<number>-<digest12>`
-before its row is written; a crash at any point leaves a registry that works: the next `open` adopts
-a version that was whole, and sweeps what was not.
+A version is staged, checked, and made durable in the data folder or a shared store before its row
+is written; a crash at any point leaves a registry that works.
 """
 
-import shutil
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from registry.adapter_folder import adapter_bytes, check_folder
 from registry.aliases import Alias, Aliases, Forced
-from registry.base_fit import check_origin, check_tokenizer
-from registry.bases import DEFAULT_BASE, Base
+from registry.bases import Base
 from registry.catalogue import Catalogue
 from registry.database import Database
-from registry.disk import SPARE_BYTES, disk_full, translated
+from registry.disk import translated
 from registry.errors import (
-    AdapterRejected,
     AliasRefused,
     BadReference,
     RegistryUnavailable,
+    StoreUnavailable,
     UnknownAdapter,
     UsageError,
-    VersionDamaged,
 )
 from registry.finetuning.files import Files
 from registry.finetuning.jobs import Jobs
@@ -42,16 +38,20 @@ from registry.finetuning.names import FINE_TUNED
 from registry.finetuning.queue import Queue
 from registry.gate import pass_gate
 from registry.keys import Keys
-from registry.manifest import BaseIdentity, Manifest, content_digest
-from registry.preflight import Inspection, Limits, inspect_adapter
+from registry.manifest import Manifest
+from registry.mirror import Mirror
+from registry.preflight import Limits
 from registry.problem import Problem
-from registry.recovery import recover
+from registry.publishing import Provenance, Publisher
 from registry.reference import LATEST, PROD, Reference, check_alias, check_name
 from registry.settings import RegistrySettings
-from registry.stage import Stage, discard
+from registry.stage import Stage, sweep
 from registry.standing import Standings
-from registry.verification import damages
+from registry.storage import open_storage
+from registry.storage.verification import damaged
 from registry.version import Version
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 120.0
 
@@ -63,10 +63,12 @@ class Registry:
         """Use `open` instead: it makes folders and tables, and puts right what a crash left."""
         self.settings = settings
         self._database = database
-        self._catalogue = Catalogue(database, settings.adapters)
+        self._storage, files = open_storage(settings, database)
+        self._catalogue = Catalogue(database, self._storage.path)
+        self._publisher = Publisher(settings, self._catalogue, self._storage, self._locked)
         self._aliases = Aliases(database)
         self.keys = Keys(database)
-        self.files = Files(database, settings)
+        self.files = Files(database, settings, files)
         self.jobs = Jobs(database)
         self.models = Models(database, self.remove)
         self.queue = Queue(database)
@@ -86,6 +88,15 @@ class Registry:
                 raise
         return registry
 
+    @property
+    def store_away_since(self) -> datetime | None:
+        """Since when the shared store has not answered; None where it did when last asked."""
+        return self._storage.away_since
+
+    def ask_store(self) -> None:
+        """See whether the shared store answers, if there is one. Raises StoreUnavailable."""
+        self._storage.ask()
+
     def close(self) -> None:
         """Close the database's connections."""
         self._database.close()
@@ -95,6 +106,10 @@ class Registry:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def mirror(self) -> Mirror:
+        """The registry in memory, for a server that goes on when the database is away."""
+        return Mirror(self._database, self._catalogue)
 
     def get(self, reference: str | Reference, *, draw: float = 1.0) -> Version:
         """The version that `reference` means now; a bare name means `prod`, else the latest.
@@ -144,63 +159,11 @@ class Registry:
         Raises AdapterRejected with every problem, BadReference (also for a name that is another
         tenant's), DiskFull or RegistryUnavailable; nothing is published then.
         """
-        _check_free_name(name, base)
-        limits = limits or Limits()
-        if any(problem.severity == "error" for problem in check_folder(folder, limits.max_bytes)):
-            raise _rejected(folder, inspect_adapter(folder, base, limits))
-        with translated(self.settings, f"{name} cannot be published"):
-            needed = adapter_bytes(folder) + SPARE_BYTES
-            free = shutil.disk_usage(self.settings.staging).free
-            if free < needed:
-                raise disk_full(self.settings, needed, free)
-        with (
-            translated(self.settings, f"{name} cannot be published", needed),
-            Stage(self.settings.staging) as stage,
-        ):
-            files = stage.take(folder)
-            inspection = inspect_adapter(stage.folder, base, limits)
-            beside = [
-                *check_origin(folder, None, base),
-                *check_tokenizer(folder, base, limits.strict_tokenizer),
-            ]
-            inspection = Inspection(
-                inspection.problems + beside, inspection.config, inspection.weights
-            )
-            if not inspection.accepted:
-                raise _rejected(folder, inspection)
-            if on_warning:
-                for problem in inspection.problems:
-                    on_warning(problem)
-            assert inspection.config is not None
-            assert inspection.weights is not None
-            digest = content_digest(files)
-            with self._locked():
-                self._catalogue.check_owner(name, tenant)
-                if existing := self._catalogue.find(name, digest, base.digest):
-                    return self._add(existing, {"evaluation": evaluation})
-                number, owner = self._catalogue.reserve(name, tenant)
-                manifest = Manifest(
-                    name=name,
-                    version=number,
-                    digest=digest,
-                    created_at=datetime.now(UTC),
-                    base=BaseIdentity(id=base.id, digest=base.digest, revision=base.revision),
-                    rank=max(tensor.shape[0] for tensor in inspection.weights.a.values()),
-                    alpha=inspection.config.alpha,
-                    target_modules=inspection.weights.targets,
-                    template_digest=base.template_digest,
-                    tokenizer_digest=base.tokenizer_digest,
-                    files=files,
-                    origin=origin,
-                    training=training,
-                    data_digest=data_digest,
-                    evaluation=evaluation,
-                    tenant=owner,
-                )
-                place = f"{name}/{manifest.version}-{digest.partition(':')[2][:12]}"
-                stage.move(manifest, self.settings.adapters / place)
-                self._catalogue.add(manifest, place)
-            return self.get(Reference(name, version=manifest.version))
+        provenance = Provenance(origin, training, data_digest, evaluation, tenant)
+        found, is_new = self._publisher.publish(
+            folder, name, base, provenance, limits or Limits(), on_warning
+        )
+        return found if is_new else self.record(found.reference, evaluation=evaluation)
 
     def record(
         self,
@@ -216,8 +179,19 @@ class Registry:
         Raises UnknownAdapter, DiskFull or RegistryUnavailable; nothing is recorded then.
         """
         found = self.get(reference)
-        with translated(self.settings, f"{found.reference} cannot be added to"), self._locked():
-            return self._add(found, {"evaluation": evaluation, "certificate": certificate})
+        given = {"evaluation": evaluation, "certificate": certificate}
+        news = {key: value for key, value in given.items() if value is not None}
+        if news:
+            with (
+                translated(self.settings, f"{found.reference} cannot be added to"),
+                self._locked(),
+                Stage(self.settings.staging) as stage,
+            ):
+                # A full disk is told before anything has changed.
+                manifest = self._catalogue.record(found.name, found.number, news, stage.write)
+                if manifest is not None:
+                    self._file(stage, manifest)
+        return self.get(Reference(found.name, version=found.number))
 
     def promote(
         self,
@@ -227,11 +201,13 @@ class Registry:
         *,
         canary: int | None = None,
         force: str | None = None,
+        expected: int | None = None,
     ) -> Version:
         """Point `alias` at a version, which ends its canary; or give a share of it to `version`.
 
         `canary` is that share in per cent, 1 to 99. `force` is the reason to let a version pass
-        that the gate (`registry.gate`) holds back; it is kept with what the gate said.
+        that the gate (`registry.gate`) holds back; it is kept with what the gate said. The alias
+        has to point at the version `expected` still, 0 for none: else AliasMoved.
         Raises UnknownAdapter, BadReference, UsageError, or AliasRefused where the gate holds the
         version back or it is quarantined, and for a canary where the alias points nowhere yet or at
         that version already.
@@ -252,9 +228,9 @@ class Registry:
             found, alias, force, require_certificate=self.settings.require_certificate
         )
         if canary is None:
-            self._aliases.promote(name, version, alias, forced)
+            self._aliases.promote(name, version, alias, forced, expected)
         else:
-            self._aliases.start_canary(name, version, alias, canary, forced)
+            self._aliases.start_canary(name, version, alias, canary, forced, expected)
         return self.get(Reference(name, version=version))
 
     def forced(self, reference: str | Reference) -> tuple[Forced, ...]:
@@ -309,19 +285,26 @@ class Registry:
         """
         found = self.get(Reference(check_name(name), version=version))
         with translated(self.settings, f"{name}@{version} cannot be removed"), self._locked():
-            self._catalogue.remove(name, version)
-            if found.path.is_dir():
-                discard(found.path, self.settings.staging)
+            self._catalogue.remove(name, version, self._storage.release)
+            self._storage.drop(found.manifest)
+
+    def fetch(self, version: Version) -> AbstractContextManager[Path]:
+        """The folder of a version's files, `version.path`, for as long as the context lasts.
+
+        With a shared store they are brought to this machine first, and kept in its cache. They
+        are read and compared with the manifest each time. Raises VersionDamaged, DiskFull,
+        RegistryUnavailable, or StoreUnavailable where the store has to be asked and is away.
+        """
+        return self._storage.fetch(version)
 
     def verify(self, version: Version | Reference | str) -> Version:
-        """Read a version's files again; raises VersionDamaged naming every difference."""
+        """Read a version's files again where they are kept: the shared store, not the cache.
+
+        Raises VersionDamaged naming every difference.
+        """
         found = version if isinstance(version, Version) else self.get(version)
-        if damage := damages(found):
-            raise VersionDamaged(
-                f"{found.reference} is damaged: {'; '.join(damage)}",
-                remedy=f"remove it (lorikeet adapters remove {found.reference}) "
-                "and publish the adapter again",
-            )
+        if damages := self._storage.damages(found):
+            raise damaged(found, damages)
         return found
 
     def _parse(self, text: str) -> Reference:
@@ -338,24 +321,21 @@ class Registry:
         except BadReference as error:
             raise UnknownAdapter(error.message, remedy=error.remedy) from error
 
-    def _add(self, version: Version, news: dict[str, Any]) -> Version:
-        """Record what of `news` is not None. The caller holds the lock."""
-        news = {key: value for key, value in news.items() if value is not None}
-        found = self.get(Reference(version.name, version=version.number))
-        if news:
-            manifest = found.manifest.model_copy(update=news)
-            with Stage(self.settings.staging) as stage:
-                stage.write(manifest)  # a full disk is told before anything has changed
-                self._catalogue.replace_manifest(manifest)
-                stage.replace_manifest(found.path)
-            self._catalogue.filed(found.name, found.number)
-        return self.get(Reference(found.name, version=found.number))
+    def _file(self, stage: Stage, manifest: Manifest) -> None:
+        """Bring a manifest's file to its row; without the store the next `open` does."""
+        try:
+            self._storage.record(stage, manifest)
+        except StoreUnavailable as error:
+            logger.warning("%s@%d: %s", manifest.name, manifest.version, error)
+        else:
+            self._catalogue.filed(manifest.name, manifest.version)
 
     def _prepare(self) -> None:
         if not self._database.is_current():
             with self._locked():
                 self._database.prepare()
-        recover(self.settings, self._catalogue, self._locked)
+        sweep(self.settings.staging)
+        self._storage.recover(self._catalogue, self._locked)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -374,26 +354,8 @@ class Registry:
             lock.release()
 
 
-def _check_free_name(name: str, base: Base) -> None:
-    check_name(name)
-    if name in {DEFAULT_BASE, base.id, base.id.rpartition("/")[2]}:
-        raise BadReference(
-            f"{name} is the base model's name", remedy="give the adapter a name of its own"
-        )
-
-
 def _check_movable(alias: str) -> None:
     if check_alias(alias) == LATEST:
         raise AliasRefused(
             "latest always points at the newest version", remedy="move another alias, prod for one"
         )
-
-
-def _rejected(folder: Path, inspection: Inspection) -> AdapterRejected:
-    errors = [problem for problem in inspection.problems if problem.severity == "error"]
-    more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
-    return AdapterRejected(
-        f"{folder.name} cannot be published: {errors[0].message}{more}",
-        inspection.problems,
-        remedy=errors[0].remedy,
-    )

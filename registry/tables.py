@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
@@ -150,6 +151,19 @@ class ForcedPromotionRow(Table):
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
+class PendingObjectRow(Table):
+    """An object in the shared store that no row tells of yet, or no more, since that time.
+
+    `wanted`: somebody is about to write it, and its row after that.
+    """
+
+    __tablename__ = "pending_objects"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+    wanted: Mapped[bool]
+
+
 class KeyRow(Table):
     """An API key. Of the secret only its SHA-256 is kept; a revoked key stays."""
 
@@ -166,3 +180,15 @@ class KeyRow(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+
+
+class ChangeRow(Table):
+    """When an adapter (its name) or a key (`key:` and its id) changed last, in the order of writes.
+
+    Triggers keep these rows; nothing else writes them.
+    """
+
+    __tablename__ = "changes"
+
+    subject: Mapped[str] = mapped_column(String(80), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, unique=True)

@@ -27,6 +27,16 @@ def clear_errors() -> Iterator[None]:
         if error.remedy:
             console.print(f"  [cyan]→[/] {escape(error.remedy)}", soft_wrap=True)
         sys.exit(error.exit_code)
+    except ValueError as error:
+        from pydantic import ValidationError  # what raised it is loaded
+
+        if not isinstance(error, ValidationError) or error.title != "RegistrySettings":
+            raise
+        for problem in error.errors():
+            name = f"LORIKEET_{problem['loc'][0]}".upper()
+            text = f"{name}: {problem['msg']} (got {problem['input']!r})"
+            console.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         console.print("interrupted; nothing was left half-written")
         sys.exit(130)

@@ -10,7 +10,8 @@ from registry.manifest import Manifest
 class Version:
     """One immutable version.
 
-    `path` is the absolute folder of the adapter's files, never reused and never rewritten;
+    `path` is the absolute folder of the adapter's files, never reused and never rewritten; with a
+    shared store they are in it while `Registry.fetch` lasts.
     `digest` is short ("sha256:" and 12 hexadecimal digits), the manifest has the whole one;
     `aliases` are those that pointed here when the version was read, `canaries` those that gave it
     a share of their requests, in per cent. `quarantine` is why it must not be served, None where it

@@ -15,24 +15,19 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from registry import (
-    BadReference,
     Base,
     Limits,
-    LorikeetError,
-    Reference,
     Registry,
     UnknownAdapter,
     Version,
-    check_adapter,
 )
-from registry.finetuning.names import FINE_TUNED
+from serve.adapter_files import AdapterFiles
 from serve.auth import Principal
 from serve.engine import Engine, EngineAdapter
 from serve.errors import (
@@ -45,6 +40,7 @@ from serve.errors import (
 )
 from serve.metrics import LoadFailure, Metrics
 from serve.quarantine import Quarantine
+from serve.registry_link import RegistryLink
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +53,8 @@ class _Loaded:
     adapter: EngineAdapter
     ready: asyncio.Task[None]
     stages: dict[str, float]
+    files: contextlib.ExitStack
+    """Closed when the engine needs the version's files no more."""
     leases: int = 0
 
 
@@ -69,7 +67,7 @@ class Lease:
     load: Literal["warm", "cold"]
     """Whether the version was loaded already."""
     stages: Mapping[str, float]
-    """Seconds of the load that it began itself: resolve, verify, warm, engine; else empty."""
+    """Seconds of the load that it began itself, by stage; else empty."""
 
 
 class Adapters:
@@ -78,6 +76,7 @@ class Adapters:
     def __init__(
         self,
         registry: Registry,
+        link: RegistryLink,
         engine: Engine,
         base: Base,
         metrics: Metrics,
@@ -86,6 +85,7 @@ class Adapters:
         load_timeout: float,
     ) -> None:
         self._registry = registry
+        self._link = link
         self._engine = engine
         self._base = base
         self._metrics = metrics
@@ -97,7 +97,7 @@ class Adapters:
         self._ids = itertools.count(1)
         self._freed = asyncio.Condition()
         self._quarantine = Quarantine()
-        self._verifiers = ThreadPoolExecutor(2, "verify-adapter")
+        self._files = AdapterFiles(registry, base, limits)
 
     @property
     def loaded(self) -> list[str]:
@@ -128,11 +128,9 @@ class Adapters:
         Raises: ModelNotFound, also for what the caller may not see.
         """
         try:
-            fine_tuned = model.startswith(FINE_TUNED) and model.isprintable()
-            reference = model if fine_tuned else Reference.parse(model)
             draw = _draw(model.partition("@")[0], principal, user)
-            version = await asyncio.to_thread(self._registry.get, reference, draw=draw)
-        except (BadReference, UnknownAdapter) as error:
+            version = (await self._link.fresh()).get(model, draw=draw)
+        except UnknownAdapter as error:
             raise _not_found(model) from error
         if not principal.sees(version.name, version.tenant):
             raise _not_found(model)
@@ -169,15 +167,12 @@ class Adapters:
         task = asyncio.create_task(self._unload_when_idle(name))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
-        try:
-            await asyncio.to_thread(self._registry.quarantine, version.name, version.number, reason)
-        except LorikeetError as error:
-            logger.error("the quarantine of %s is not recorded: %s", version.reference, error)
+        await self._link.record(self._registry.quarantine, version.name, version.number, reason)
 
     async def release(self, version: Version) -> Version:
         """Let a quarantined version be tried again."""
         self._quarantine.clear(engine_name(version))
-        return await asyncio.to_thread(self._registry.release, version.name, version.number)
+        return await self._link.call(self._registry.release, version.name, version.number)
 
     @asynccontextmanager
     async def lease(
@@ -226,6 +221,7 @@ class Adapters:
         held = [entry.version for entry in self._loaded.values()]
         for entry in self._loaded.values():
             entry.ready.cancel()
+            entry.files.close()
         self._loaded.clear()
         return held
 
@@ -239,9 +235,10 @@ class Adapters:
             if len(self._loaded) + self._leaving < self._engine.max_loaded:
                 adapter = EngineAdapter(name, next(self._ids), version.path)
                 stages = {} if resolve_seconds is None else {"resolve": resolve_seconds}
-                task = asyncio.create_task(self._load(adapter, version, stages))
-                task.add_done_callback(partial(self._settled, name))
-                self._loaded[name] = _Loaded(version, adapter, task, stages)
+                files = contextlib.ExitStack()
+                task = asyncio.create_task(self._load(adapter, version, stages, files))
+                entry = self._loaded[name] = _Loaded(version, adapter, task, stages, files)
+                task.add_done_callback(partial(self._settled, name, entry))
                 begun = True
                 break
             await self._make_room(deadline)
@@ -249,13 +246,19 @@ class Adapters:
         return self._loaded[name], begun
 
     async def _load(
-        self, adapter: EngineAdapter, version: Version, stages: dict[str, float]
+        self,
+        adapter: EngineAdapter,
+        version: Version,
+        stages: dict[str, float],
+        files: contextlib.ExitStack,
     ) -> None:
         """Fills in the seconds of its stages."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._load_timeout):
-                await self._verify(version)
+                await self._files.fetch(version, files)
+                fetched = time.monotonic()
+                await self._files.check(version)
                 verified = time.monotonic()
                 in_memory = await self._engine.load(adapter)
         except TimeoutError as error:
@@ -273,7 +276,8 @@ class Adapters:
         except BaseException:  # the engine's end, or ours
             self._metrics.failed("interrupted")
             raise
-        stages["verify"] = verified - started
+        stages["fetch"] = fetched - started
+        stages["verify"] = verified - fetched
         stages["warm"] = in_memory
         stages["engine"] = max(0.0, time.monotonic() - verified - in_memory)
         self._quarantine.clear(adapter.name)
@@ -285,25 +289,11 @@ class Adapters:
         self._quarantine.failed(name, error)
         return error
 
-    async def _verify(self, version: Version) -> None:
-        """Everything that could hurt the engine, from the files; it warms the page cache too."""
-        run = partial(asyncio.get_running_loop().run_in_executor, self._verifiers)
-        try:
-            _, problems = await asyncio.gather(
-                run(self._registry.verify, version),
-                run(check_adapter, version.path, self._base, self.limits),
-            )
-        except LorikeetError as error:
-            raise _refused(version, error.message) from error
-        errors = [p for p in problems if p.severity == "error"]
-        if errors:
-            raise _refused(version, "; ".join(f"{p.message} ({p.remedy})" for p in errors))
-
-    def _settled(self, name: str, task: asyncio.Task[None]) -> None:
+    def _settled(self, name: str, entry: _Loaded, task: asyncio.Task[None]) -> None:
         """A load that failed leaves nothing behind."""
         if task.cancelled() or task.exception() is not None:
-            entry = self._loaded.get(name)
-            if entry is not None and entry.ready is task:
+            entry.files.close()
+            if self._loaded.get(name) is entry:
                 del self._loaded[name]
 
     async def _unload(self, entry: _Loaded) -> None:
@@ -312,6 +302,7 @@ class Adapters:
         try:
             await self._engine.unload(entry.adapter)
         finally:
+            entry.files.close()
             self._leaving -= 1
             async with self._freed:
                 self._freed.notify_all()
@@ -377,12 +368,4 @@ def _not_found(model: str) -> ModelNotFound:
         f"The model `{model[:128]}` does not exist. GET /v1/models lists the models.",
         param="model",
         code="model_not_found",
-    )
-
-
-def _refused(version: Version, reason: str) -> BadRequest:
-    return BadRequest(
-        f"The adapter `{version.reference}` cannot be served: {reason}",
-        param="model",
-        code="adapter_refused",
     )

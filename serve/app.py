@@ -47,7 +47,7 @@ def create_app(settings: ServeSettings, engine: Engine, registry: Registry, base
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        await service.start()
         try:
             yield
         finally:

@@ -4,23 +4,17 @@ Deny by default: every path but `/health` and `/ready` needs a valid key once a 
 Before that the server is open, which `lorikeet serve` allows on loopback only.
 """
 
-import asyncio
-import hashlib
-import time
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry import Key, Keys
-from serve.errors import Forbidden, RequestError, Unauthorized
+from registry import Key
+from serve.errors import Forbidden, RegistryAway, RequestError, Unauthorized
 from serve.middleware import refuse
+from serve.registry_link import RegistryLink
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 DEFAULT_TENANT = "default"
-CACHE_SECONDS = 1.0
-"""How long a key may be used after it was revoked."""
-CACHED_KEYS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,51 +67,46 @@ ANONYMOUS = Principal(DEFAULT_TENANT)
 
 
 class Authenticator:
-    """Turns the Authorization header into a Principal; a key's fate is known within a second."""
+    """Turns the Authorization header into a Principal; a key's fate is known within a second.
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-        self._closed = False
-        self._closed_at = float("-inf")
-        # By the SHA-256 of what was presented: the time of a look-up tells nothing of a real key.
-        self._known: OrderedDict[bytes, tuple[float, Key | None]] = OrderedDict()
+    While the registry is away it is not: after `stale_seconds` of that no key is believed any more.
+    """
+
+    def __init__(self, link: RegistryLink, stale_seconds: float) -> None:
+        self._link = link
+        self._stale_seconds = stale_seconds
+
+    @property
+    def believes_keys(self) -> bool:
+        """Whether what is known of keys is new enough, or there is none to be known."""
+        if not self._link.knows:
+            return False
+        away = self._link.away_seconds
+        return away is None or away <= self._stale_seconds or not self._link.known.has_keys
 
     async def principal(self, authorization: str) -> Principal:
         """The caller behind an Authorization header, "" for none.
 
-        Raises: Unauthorized.
+        Raises: Unauthorized, RegistryAway.
         """
         scheme, _, secret = authorization.strip().partition(" ")
         secret = secret.strip()
-        if not await self._keys_exist():
+        known = self._link.known
+        if secret and known.key(secret) is None:  # it may have been made just now
+            known = await self._link.fresh()
+        if not known.has_keys:
             return ANONYMOUS
         if scheme.lower() != "bearer" or not secret:
             raise Unauthorized(
                 "You didn't provide an API key: send it as `Authorization: Bearer KEY`.",
                 code="invalid_api_key",
             )
-        key = await self._key(secret)
+        if not self.believes_keys:
+            raise RegistryAway("The registry has been away for too long to tell whose key that is.")
+        key = known.key(secret)
         if key is None:
             raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
         return Principal(key.tenant, key)
-
-    async def _keys_exist(self) -> bool:
-        now = time.monotonic()
-        if not self._closed and now - self._closed_at > CACHE_SECONDS:
-            self._closed = await asyncio.to_thread(self._keys.exist)
-            self._closed_at = now
-        return self._closed
-
-    async def _key(self, secret: str) -> Key | None:
-        digest, now = hashlib.sha256(secret.encode()).digest(), time.monotonic()
-        at, key = self._known.get(digest, (float("-inf"), None))
-        if now - at > CACHE_SECONDS:
-            key = await asyncio.to_thread(self._keys.find, secret)
-            self._known[digest] = (now, key)
-            self._known.move_to_end(digest)
-            if len(self._known) > CACHED_KEYS:
-                self._known.popitem(last=False)
-        return key
 
 
 class AuthMiddleware:

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from serve.parallel_options import (
+    ExecutorBackend,
+    FullySharded,
+    PipelineParallel,
+    TensorParallel,
+)
+from serve.replica_options import MaxReplicas, Replicas
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic_core import ErrorDetails
 
     from serve.settings import ServeSettings
@@ -17,6 +27,7 @@ OBSERVATION = "Logs, traces and metrics"
 
 
 def serve(
+    context: typer.Context,
     base: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +109,12 @@ def serve(
         float | None,
         typer.Option(help="Share of a GPU's memory. [dim]0.9[/]", rich_help_panel=CAPACITY),
     ] = None,
+    tensor_parallel_size: TensorParallel = None,
+    pipeline_parallel_size: PipelineParallel = None,
+    distributed_executor_backend: ExecutorBackend = None,
+    fully_sharded_loras: FullySharded = None,
+    replicas: Replicas = None,
+    max_replicas: MaxReplicas = None,
     drain_seconds: Annotated[
         int | None,
         typer.Option(
@@ -195,12 +212,17 @@ def serve(
 
       lorikeet serve --with-worker --train-window 22:00-06:00
 
+      lorikeet serve --base org/model-70b --tensor-parallel-size 4
+
+      lorikeet serve --replicas 2 --metrics-port 9100
+
       curl localhost:8000/v1/models
     """
-    _run({key: value for key, value in locals().items() if value is not None})
+    given = {key: value for key, value in locals().items() if value is not None}
+    _run(given, given.pop("context").obj)
 
 
-def _run(given: dict[str, Any]) -> None:
+def _run(given: dict[str, Any], serve_replicas: "Callable[[ServeSettings], None]") -> None:
     """Serve with the log as it is wanted; where programs read it, there is nothing beside it."""
     from registry import LorikeetError
     from serve import logs
@@ -208,7 +230,7 @@ def _run(given: dict[str, Any]) -> None:
     settings = _settings(given)
     with logs.to_standard_error(settings.log_format, verbose=settings.verbose):
         try:
-            _serve(settings)
+            (serve_replicas if settings.replicated else _serve)(settings)
         except LorikeetError as error:
             if settings.log_format == "human":
                 raise

@@ -10,14 +10,17 @@ LorikeetError                    (registry)
     ├── Forbidden           403  invalid_request_error
     ├── NotFound            404  invalid_request_error
     │   └── ModelNotFound        code model_not_found
+    ├── Conflict            409  invalid_request_error
     ├── TooLarge            413  invalid_request_error
     ├── TooManyRequests     429  rate_limit_error, with Retry-After
     ├── Internal            500  server_error
     └── Unavailable         503  server_error, with Retry-After
         ├── EngineNotReady
         ├── AdapterUnavailable
+        │   └── FilesUnavailable     code adapter_unavailable
         ├── AdapterQuarantined
         ├── OutputNotFinite
+        ├── RegistryAway
         └── Overloaded
 """
 
@@ -37,6 +40,7 @@ Refusal = Literal[
     "engine_down",
     "quarantined",
     "load_failed",
+    "registry_away",
 ]
 """Why a request did not come to the engine, where that is not the request's own fault."""
 
@@ -130,6 +134,13 @@ class Forbidden(RequestError):
     type = "invalid_request_error"
 
 
+class Conflict(RequestError):
+    """What was to be changed is not as the request expected it."""
+
+    status = 409
+    type = "invalid_request_error"
+
+
 class TooLarge(RequestError):
     """The body or the headers are over their bound."""
 
@@ -168,6 +179,10 @@ class AdapterUnavailable(Unavailable):
     refusal = "load_failed"
 
 
+class FilesUnavailable(AdapterUnavailable):
+    """The adapter's files cannot be brought to this machine now."""
+
+
 class AdapterQuarantined(Unavailable):
     """The adapter failed while it was served and is kept away from the engine."""
 
@@ -177,6 +192,12 @@ class AdapterQuarantined(Unavailable):
 
 class OutputNotFinite(Unavailable):
     """The model's log-probabilities were NaN or infinite; nothing of that is delivered."""
+
+
+class RegistryAway(Unavailable):
+    """The database does not answer, and this cannot be done without it."""
+
+    refusal = "registry_away"
 
 
 class Overloaded(Unavailable):

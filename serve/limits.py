@@ -9,15 +9,37 @@ import itertools
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from registry import Key
 from serve.errors import Refusal, RequestError, TooManyRequests
 
 MINUTE = 60.0
 ROUNDING = 1e-6
 """What sums of floating-point numbers may be off."""
+
+
+class Charge(Protocol):
+    """A request within its key's limits. `headers` say what was left when it was admitted."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def charge(self, tokens: float) -> None:
+        """The tokens, of prompt and output, that it took so far, instead of the estimate."""
+
+
+class KeyLimits(Protocol):
+    """What counts the use of keys: `RateLimits` for one server, or one count for many."""
+
+    def request(self, key: Key, estimate: float) -> AbstractAsyncContextManager[Charge]:
+        """Admit one request of a key; `estimate` is in tokens, as `RateLimits.enter` has it.
+
+        Raises: TooManyRequests.
+        """
 
 
 @dataclass(slots=True)
@@ -79,7 +101,7 @@ class _Usage:
 
 
 class Grant:
-    """A request within its key's limits. `headers` say what was left when it was admitted."""
+    """The `Charge` of one request."""
 
     def __init__(self, tokens: _Bucket, estimate: float, headers: dict[str, str]) -> None:
         self.headers = headers
@@ -88,7 +110,7 @@ class Grant:
         self.charged = False
 
     def charge(self, tokens: float) -> None:
-        """The tokens, of prompt and output, that it took so far, instead of the estimate."""
+        """As `Charge` says."""
         self._bucket.left -= tokens - self._paid
         self._paid = tokens
         self.charged = True
@@ -100,6 +122,13 @@ class RateLimits:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._usage: OrderedDict[str, _Usage] = OrderedDict()
+
+    @asynccontextmanager
+    async def request(self, key: Key, estimate: float) -> AsyncIterator[Grant]:
+        """As `KeyLimits` says."""
+        limits = {"rpm": key.rpm, "tpm": key.tpm, "concurrency": key.concurrency}
+        with self.enter(key.id, **limits, estimate=estimate) as grant:
+            yield grant
 
     @contextmanager
     def enter(

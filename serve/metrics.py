@@ -143,7 +143,7 @@ class Metrics:
             self.loads.labels(outcome)
         self.load_seconds = self._histogram(
             "adapter_load_seconds",
-            "Loads by stage: resolve, verify, warm (into memory), engine; and total.",
+            "Loads by stage: resolve, fetch, verify, warm (into memory), engine; and total.",
             LOAD_BUCKETS,
             "stage",
         )
@@ -168,6 +168,9 @@ class Metrics:
         self.ready = self._gauge("ready", "1 while requests are admitted.")
         self.registry_up = self._gauge(
             "registry_up", "0 while the registry's database is away: what is told of it is old."
+        )
+        self.store_up = self._gauge(
+            "store_up", "0 while the shared store is away: what is not here cannot be loaded."
         )
         self.disk_free = self._gauge("disk_free_bytes", "Free on the data folder's disk.")
         self.disk_total = self._gauge("disk_total_bytes", "Size of the data folder's disk.")

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve.errors import RequestError
+from serve.errors import FilesUnavailable, RequestError
 
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 600.0
@@ -37,9 +37,13 @@ class Quarantine:
             raise failure.error.with_traceback(None)
 
     def failed(self, name: str, error: RequestError) -> None:
-        """Keep the version away for 5 s, twice as long with each failure, 10 minutes at most."""
+        """Keep the version away for 5 s, twice as long with each failure, 10 minutes at most.
+
+        Where its files cannot be had it is no longer than 5 s: that is not its fault.
+        """
         before = self._failures.pop(name, None)
-        seconds = min(LONGEST_SECONDS, before.seconds * 2) if before else FIRST_SECONDS
+        longest = FIRST_SECONDS if isinstance(error, FilesUnavailable) else LONGEST_SECONDS
+        seconds = min(longest, before.seconds * 2) if before else FIRST_SECONDS
         self._failures[name] = _Failure(error, self._clock() + seconds, seconds)
         if len(self._failures) > REMEMBERED:
             self._failures.popitem(last=False)

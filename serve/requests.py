@@ -179,9 +179,11 @@ def _check_tokens(body: dict[str, Any], vocabulary: int) -> None:
 def _bad(error: ValidationError, kind: type[BaseModel]) -> BadRequest:
     """The first problem in words, with its place."""
     detail: ErrorDetails = min(error.errors(include_url=False, include_input=False), key=_rank)
-    path = [str(part)[:64] for part in detail["loc"] if not _branch(part)]
+    unknown, place = detail["type"] == "extra_forbidden", detail["loc"]
+    path = [str(part)[:64] for part in place[:-1] if not _branch(part)]
+    path += [str(part)[:64] for part in place[-1:] if unknown or not _branch(part)]
     param = ".".join(path)
-    if detail["type"] == "extra_forbidden":
+    if unknown:
         near = difflib.get_close_matches(path[-1], kind.model_fields, n=1)
         hint = f" Did you mean `{near[0]}`?" if near and len(path) == 1 else ""
         return BadRequest(f"Unknown field `{param}`.{hint}", param=param)

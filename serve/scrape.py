@@ -12,6 +12,7 @@ from serve.admission import Admission
 from serve.engine import Engine
 from serve.errors import RequestError
 from serve.metrics import Metrics
+from serve.registry_link import RegistryLink
 from serve.registry_watch import RegistryWatch
 from serve.settings import ServeSettings
 
@@ -39,6 +40,7 @@ class Scrape:
         adapters: Adapters,
         admission: Admission,
         registry: Registry,
+        link: RegistryLink,
         base: Base,
         settings: ServeSettings,
         *,
@@ -48,7 +50,8 @@ class Scrape:
         self._engine = engine
         self._adapters = adapters
         self._admission = admission
-        self._watch = RegistryWatch(registry, base)
+        self._link = link
+        self._watch = RegistryWatch(registry, link, base)
         self._is_ready = is_ready
         self._facts: dict[str, str] = {
             "dtype": settings.dtype,
@@ -67,7 +70,8 @@ class Scrape:
 
     async def _show_registry(self) -> None:
         metrics, sight = self._metrics, await self._watch.sight()
-        metrics.registry_up.set(sight.up)
+        metrics.registry_up.set(self._link.away_seconds is None)
+        metrics.store_up.set(self._link.store_away_since is None)
         if sight.standing is not None:
             metrics.show_standing(sight.standing, time.monotonic() - sight.at)
         if sight.disk is not None:

@@ -19,8 +19,9 @@ from serve.admission import Admission
 from serve.auth import Authenticator, Principal
 from serve.engine import Engine
 from serve.errors import EngineNotReady, RequestError
-from serve.limits import RateLimits
+from serve.limits import KeyLimits, RateLimits
 from serve.metrics import Metrics
+from serve.registry_link import RegistryLink
 from serve.scrape import Scrape
 from serve.settings import ServeSettings
 from serve.supervisor import Supervisor
@@ -38,11 +39,12 @@ class Service:
     settings: ServeSettings
     engine: Engine
     registry: Registry
+    link: RegistryLink
     base: Base
     metrics: Metrics
     adapters: Adapters
     admission: Admission
-    limits: RateLimits
+    limits: KeyLimits
     authenticator: Authenticator
     vocabulary: int | None
     supervisor: Supervisor = field(init=False)
@@ -69,6 +71,7 @@ class Service:
             self.adapters,
             self.admission,
             self.registry,
+            self.link,
             self.base,
             self.settings,
             is_ready=lambda: self.ready,
@@ -82,8 +85,10 @@ class Service:
         metrics = Metrics(
             base.id, adapters=settings.metrics_adapters, tenants=settings.metrics_tenants
         )
+        link = RegistryLink(registry)
         adapters = Adapters(
             registry,
+            link,
             engine,
             base,
             metrics,
@@ -101,23 +106,30 @@ class Service:
             settings,
             engine,
             registry,
+            link,
             base,
             metrics,
             adapters,
             admission,
             RateLimits(),
-            Authenticator(registry.keys),
+            Authenticator(link, settings.stale_seconds),
             base.vocabulary,
         )
 
-    def start(self) -> None:
-        """Begin to start the engine; the server listens meanwhile and says that it is not ready."""
+    async def start(self) -> None:
+        """Read the registry and begin to start the engine.
+
+        The server listens meanwhile and says that it is not ready.
+        """
+        await self.link.start()
         self.supervisor.start()
 
     async def stop(self) -> None:
         """Stop the engine, also one that is still starting; what it still answers gets an error."""
         self.drain()
         await self.supervisor.stop()
+        self.adapters.forget()
+        await self.link.stop()
 
     def drain(self) -> None:
         """Admit nothing more; requests in flight go on."""
@@ -133,18 +145,23 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests can be answered."""
-        return self.supervisor.state == "up" and self.engine.alive and not self.draining
+        up = self.supervisor.state == "up" and self.engine.alive
+        return up and not self.draining and self.authenticator.believes_keys
 
     @property
     def status(self) -> str:
-        """ready, starting, restarting, draining or failed."""
+        """ready, starting, restarting, draining, failed, or registry away: keys are too old."""
         if self.draining:
             return "draining"
         if self.ready:
             return "ready"
         if self.supervisor.hopeless:
             return "failed"
-        return "starting" if self.supervisor.state == "starting" else "restarting"
+        if self.supervisor.state == "starting":
+            return "starting"
+        return (
+            "registry away" if self.supervisor.state == "up" and self.engine.alive else "restarting"
+        )
 
     @property
     def base_place(self) -> str:

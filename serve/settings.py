@@ -24,6 +24,7 @@ class ServeSettings(BaseSettings):
         frozen=True,
         extra="forbid",
         populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     base: str = DEFAULT_BASE
@@ -32,8 +33,10 @@ class ServeSettings(BaseSettings):
     insecure: bool = False
     """Serve without keys on an address that other machines reach."""
     engine: Literal["vllm", "echo"] = "vllm"
+    """echo answers without a model, for tests."""
 
     quantization: Literal["none", "nf4"] = "none"
+    """nf4 holds the base in 4 bits (bitsandbytes)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: float32 on the CPU, bfloat16 on a GPU and for nf4."""
     max_model_len: int | None = Field(default=None, ge=16)
@@ -50,6 +53,14 @@ class ServeSettings(BaseSettings):
     """Memory for the KV cache on a CPU, in GiB."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, lt=1)
     """Share of a GPU's memory that the engine may take."""
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
+    """GPUs that each layer is cut over."""
+    pipeline_parallel_size: int = Field(default=1, ge=1, le=1024)
+    """Stages that the layers are shared out to, each on as many GPUs as a layer is cut over."""
+    distributed_executor_backend: Literal["auto", "mp", "ray"] = "auto"
+    """What starts the engine's workers; auto: none or mp; ray: on several machines."""
+    fully_sharded_loras: bool = False
+    """Cut both halves of every adapter over the GPUs, not one."""
     tool_call_parser: str = "hermes"
     """vLLM's parser of the model's tool calls, for `tool_choice: auto`."""
 
@@ -59,7 +70,10 @@ class ServeSettings(BaseSettings):
     """Of these, requests of one tenant; one more gets 429 with Retry-After."""
     queue_seconds: float = Field(default=120, gt=0)
     """Longest wait for a turn; then 503."""
+    stale_seconds: float = Field(default=24 * 3600, gt=0)
+    """How long keys are believed while the registry is away; then requests are refused."""
     max_body_bytes: int = Field(default=4 * 1024**2, ge=1024)
+    """Of a request in JSON."""
     max_upload_bytes: int = Field(default=4 * 1024**3, ge=1024)
     """Of an adapter that an admin uploads."""
     fine_tuning: bool = True
@@ -80,6 +94,14 @@ class ServeSettings(BaseSettings):
     """How long it may owe one before it is taken for hung and started anew."""
     drain_seconds: int = Field(default=30, ge=0)
     """How long running answers may take after Ctrl-C or SIGTERM."""
+    replicas: int = Field(default=1, ge=1, le=1024)
+    """Servers behind one address, each with an engine of its own."""
+    max_replicas: int | None = Field(default=None, ge=1, le=1024)
+    """As many as requests need, from `replicas` to this; None: always `replicas`."""
+    upscale_seconds: float = Field(default=30, ge=0)
+    """How long they must be too few before one is added."""
+    downscale_seconds: float = Field(default=600, ge=0)
+    """How long they must be too many before one is taken away."""
     with_worker: bool = False
     """Run `lorikeet worker` beside the server."""
     train_window: str | None = None
@@ -105,6 +127,10 @@ class ServeSettings(BaseSettings):
     """OpenTelemetry collector that spans are sent to over HTTP; None: there are none."""
     verbose: bool = False
     """Show the engine's own log."""
+    echo_token_seconds: float = Field(default=0, ge=0)
+    """What a token takes the echo engine."""
+    echo_load_seconds: float = Field(default=0, ge=0)
+    """What an adapter's load takes the echo engine."""
 
     @model_validator(mode="after")
     def _slots_fit(self) -> Self:
@@ -153,6 +179,36 @@ class ServeSettings(BaseSettings):
         if self.train_window is not None and not self.with_worker:
             raise ValueError("--train-window is for the worker that --with-worker starts")
         return self
+
+    @property
+    def workers(self) -> int:
+        """The engine's workers, each on a GPU of its own."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @model_validator(mode="after")
+    def _replicas_grow(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) must be at least replicas ({self.replicas})"
+            )
+        if self.replicated and self.with_worker:
+            raise ValueError("--with-worker is for one server: run lorikeet worker beside replicas")
+        if self.replicated and self.port == 0:
+            raise ValueError("replicas need a --port that is known")
+        return self
+
+    @property
+    def replicated(self) -> bool:
+        """Whether there may be more than one server."""
+        return self.replicas > 1 or self.max_replicas is not None
+
+    @property
+    def metrics_ports(self) -> range:
+        """Where replicas tell their metrics, each on one of them."""
+        if self.metrics_port is None:
+            return range(0)
+        most = max(self.replicas, self.max_replicas or 0)
+        return range(self.metrics_port, self.metrics_port + most)
 
     @property
     def loopback(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from object_store import Folder, S3Server, Store
 from postgres_cluster import Postgres, binaries
 from safetensors.numpy import save_file
 
@@ -87,7 +88,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_base: Base) -
     (home / "bases").mkdir(parents=True)
     (home / "bases" / DEFAULT_BASE).symlink_to(embedded_base.path, target_is_directory=True)
     monkeypatch.setenv("LORIKEET_HOME", str(home))
-    monkeypatch.delenv("LORIKEET_DATABASE_URL", raising=False)
+    for name in ("LORIKEET_DATABASE_URL", "LORIKEET_STORE_URL", "LORIKEET_CACHE_BYTES"):
+        monkeypatch.delenv(name, raising=False)
     return home
 
 
@@ -176,6 +178,27 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres(programs)
     yield server
     server.end()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A server of S3's API."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "file"])
+def store(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Run the test with either shared store, an empty one that LORIKEET_STORE_URL names."""
+    found: Store = Folder(home.parent / "store")
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        found = server.bucket()
+    monkeypatch.setenv("LORIKEET_STORE_URL", found.url)
+    return found
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

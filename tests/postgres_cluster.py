@@ -11,9 +11,12 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from registry.database import Database
@@ -127,9 +130,29 @@ class Postgres:
         self._server.send_signal(how)
         self._server.wait()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Suspend it with all its connections, as a machine that hangs would be."""
+        assert self._server is not None
+        server = psutil.Process(self._server.pid)
+        server.suspend()
+        every = [*server.children(), server]  # each is the leader of a group of its own
+        try:
+            for process in every:
+                process.suspend()
+            yield
+        finally:
+            for process in every:
+                process.resume()
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs, or could go on."""
+        return self._server is not None and self._server.poll() is None
+
     def end(self) -> None:
         """Stop it and remove all of it."""
-        if self._server is not None and self._server.poll() is None:
+        if self.running:
             self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder)
 

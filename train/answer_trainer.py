@@ -63,11 +63,19 @@ class Schedule:
         return cls(save=every if saves else None, measure=measure)
 
 
-def optimiser(settings: TrainSettings, hardware: Hardware) -> str:
+def optimiser(settings: TrainSettings, hardware: Hardware, processes: Processes) -> str:
     """transformers' name of the optimiser. Raises SettingsError for one the device has not."""
     choice = settings.optimizer
     if choice == "auto":
-        choice = "paged_adamw_8bit" if hardware.device == "cuda" else "adamw"
+        paged = hardware.device == "cuda" and not processes.sharded
+        choice = "paged_adamw_8bit" if paged else "adamw"
+    if choice == "paged_adamw_8bit" and processes.sharded:
+        raise SettingsError(
+            [
+                "optimizer=paged_adamw_8bit: FSDP cannot save its pages in a checkpoint; set adamw "
+                "or adamw_8bit"
+            ]
+        )
     if choice == "paged_adamw_8bit" and hardware.device == "cpu":
         raise SettingsError(
             [
@@ -243,7 +251,7 @@ def _config(
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        optim=optimiser(settings, hardware),
+        optim=optimiser(settings, hardware, processes),
         seed=settings.seed,
         data_seed=settings.seed,
         bf16=hardware.dtype == "bfloat16",

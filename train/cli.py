@@ -68,6 +68,19 @@ def train(
             help="Go on with a run that was stopped, by its id or folder; its settings hold.",
         ),
     ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Train with so many workers of a Ray cluster; without one, on this machine.",
+            min=1,
+        ),
+    ] = None,
+    accelerate_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="For Ray's workers: what `accelerate launch --config_file` takes (FSDP).",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the result as JSON, progress to stderr.")
     ] = False,
@@ -96,6 +109,7 @@ def train(
         --config recipe.yaml
       lorikeet train --resume support-20261124-150103
       accelerate launch -m lorikeet train --data rows.jsonl --name support
+      lorikeet train --data rows.jsonl --name support --ray-workers 4
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
@@ -112,13 +126,21 @@ def train(
         raise UsageError(
             "--data and --name are needed", remedy="or --resume RUN, to go on with a run"
         )
+    if accelerate_config is not None and ray_workers is None:
+        raise UsageError(
+            "--accelerate-config is for --ray-workers",
+            remedy="give it to accelerate launch: --config_file",
+        )
     settings = load_settings(config, overrides or [])
     yield_idle_cores()
+    from registry import RegistrySettings
     from train.run import TrainRequest, resume, run
+
+    places = RegistrySettings()
 
     def start(reporter: "Reporter") -> "TrainResult":
         if resumed is not None:
-            return resume(resumed, reporter=reporter)
+            return resume(resumed, places, reporter)
         assert data is not None
         assert name is not None
         request = TrainRequest(
@@ -128,14 +150,20 @@ def train(
             settings=settings,
             eval_data=eval_data,
             publish=publish,
+            registry_settings=places,
         )
         return run(request, reporter)
 
-    if not launched().is_first:
+    if ray_workers is not None:
+        from train.ray_train import train_on_ray
+
+        result = train_on_ray(start, ray_workers, places, accelerate_config)
+    elif not launched().is_first:
         start(SilentReporter())
         return
-    with reporting(Console(stderr=True)) as reporter:
-        result = start(reporter)
+    else:
+        with reporting(Console(stderr=True)) as reporter:
+            result = start(reporter)
     if as_json:
         typer.echo(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
     else:

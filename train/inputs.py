@@ -58,7 +58,7 @@ def read_inputs(
         raise SettingsError(["early_stopping: there are no held-out rows to measure the loss on"])
     examples = few_shot_examples(settings, training) if held_out.chats else ()
     hardware = detect(settings)
-    optimiser(settings, hardware)
+    optimiser(settings, hardware, processes)
     if processes.is_first:  # the others find it made
         resolve_base(base_place, registry_settings, reporter.making)
     processes.tell(None)

@@ -151,7 +151,8 @@ _LOADS = (
     ),
     Panel(
         "Seconds of a load by stage, p95",
-        "resolve: the registry. verify: digests and preflight. warm: files into memory. "
+        "resolve: the registry. fetch: files from the shared store, digests. verify: preflight. "
+        "warm: files into memory. "
         "engine: vLLM. total: what the first request waits.",
         (Query(quantile(0.95, "lorikeet_adapter_load_seconds", "stage"), "{{stage}}"),),
         unit="s",

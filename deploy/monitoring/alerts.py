@@ -89,11 +89,24 @@ _SERVERS = (
         (Condition("lorikeet_registry_up", "==", 0),),
         "5m",
         f"{SERVER} does not reach its registry's database",
-        felt="names of adapters and keys cannot be looked up: requests fail with 503 or 500; "
-        "nothing can be published or trained.",
+        felt="what is published is served on, by the names and keys that are known; nothing can be "
+        "published, trained or revoked. After LORIKEET_SERVE_STALE_SECONDS (a day) keys are not "
+        "believed any more: 503.",
         look="the database at LORIKEET_DATABASE_URL: up, full, reachable, password changed; with "
         "SQLite the data folder's disk.",
         do="bring the database back; servers and workers go on by themselves.",
+    ),
+    Alert(
+        "LorikeetStoreDown",
+        "ticket",
+        (Condition("lorikeet_store_up", "==", 0),),
+        "5m",
+        f"{SERVER} does not reach the shared store of adapters",
+        felt="adapters that are loaded, or in its cache, answer; others get 503 with Retry-After. "
+        "Nothing can be published or trained.",
+        look="GET /ready on the server; the store at LORIKEET_STORE_URL: up, reachable, bucket and "
+        "credentials as they were, this machine's clock.",
+        do="bring the store back; the server goes on by itself.",
     ),
 )
 _LOAD = (

@@ -90,9 +90,12 @@ def _now(objectives: Objectives) -> tuple[Panel, ...]:
             bounds=(objectives.first_token_seconds, 2 * objectives.first_token_seconds),
         ),
         Panel(
-            "Registry",
-            "0: the database of adapters, keys and jobs is away; nothing can be looked up.",
-            (Query(f"min({select('lorikeet_registry_up')})"),),
+            "Registry and store",
+            "0: the database or the shared store of adapters is away; what is known is served on.",
+            (
+                Query(f"min({select('lorikeet_registry_up')})", "database"),
+                Query(f"min({select('lorikeet_store_up')})", "store"),
+            ),
             kind="stat",
             width=3,
             height=4,

@@ -4,14 +4,13 @@
         incoming.write(chunk)
         file = registry.files.add(incoming, tenant="acme", purpose="fine-tune", filename="a.jsonl")
 
-The bytes are blobs, `<home>/files/<2>/<sha256>.jsonl`, that never change; one blob is kept however
-often it is sent. A file is there when its row is: a blob without a row is swept.
+The bytes are kept by their content and never change: once, however often they are sent. A file is
+there when its row is: bytes without a row are swept.
 """
 
 import hashlib
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -22,16 +21,15 @@ from sqlalchemy.orm import Session
 from registry.database import Database
 from registry.disk import translated
 from registry.errors import JobConflict, QuotaReached, UnknownFile
-from registry.files import sync_file, sync_folder
+from registry.files import sync_file
 from registry.finetuning.names import new_id
-from registry.finetuning.objects import FINE_TUNE, RESULTS, UNFINISHED, File, Page, utc
+from registry.finetuning.objects import SUFFIXES, UNFINISHED, File, Page, utc
 from registry.finetuning.pages import page
 from registry.finetuning.tables import FileRow, JobRow
+from registry.manifest import FileIdentity
 from registry.settings import RegistrySettings
 from registry.stage import Stage
-
-SUFFIXES = {FINE_TUNE: ".jsonl", RESULTS: ".csv"}
-"""The purposes there are, and how the blobs of each are named."""
+from registry.storage import Blob, FileStorage
 
 RETRY_SECONDS = 600.0
 """How long a request that says it is sent again may be the same as the one before."""
@@ -56,13 +54,13 @@ class Incoming:
         self._digest.update(chunk)
         self.size += len(chunk)
 
-    def seal(self) -> str:
-        """Make what was written durable and read-only; its SHA-256 in hex."""
+    def seal(self) -> FileIdentity:
+        """Make what was written durable and read-only."""
         with translated(self._settings, "the file cannot be stored"):
             self.close()
             sync_file(self.path)
             self.path.chmod(0o444)
-        return self._digest.hexdigest()
+        return FileIdentity(sha256=self._digest.hexdigest(), bytes=self.size)
 
     def close(self) -> None:
         """Write what is buffered and close the file. Raises OSError."""
@@ -72,9 +70,12 @@ class Incoming:
 class Files:
     """Receives, lists and deletes files. For many threads and processes."""
 
-    def __init__(self, database: Database, settings: RegistrySettings) -> None:
+    def __init__(
+        self, database: Database, settings: RegistrySettings, storage: FileStorage
+    ) -> None:
         self._database = database
         self._settings = settings
+        self._storage = storage
 
     @contextmanager
     def receiving(self) -> Iterator[Incoming]:
@@ -105,11 +106,11 @@ class Files:
         is given again. Raises QuotaReached where the tenant's files would be over `most_bytes`,
         DiskFull or RegistryUnavailable; nothing is kept then.
         """
-        sha256 = incoming.seal()
-        blob = self._blob(sha256, purpose)
+        blob = Blob(incoming.seal(), SUFFIXES[purpose])
         with translated(self._settings, "the file cannot be stored"):
-            blob.parent.mkdir(parents=True, exist_ok=True)
+            self._storage.prepare(incoming.path, blob)
         with self._database.writing() as session:
+            sha256 = blob.identity.sha256
             if retry and (known := self._sent_before(session, tenant, purpose, filename, sha256)):
                 return _file(known)
             if most_bytes is not None:
@@ -126,8 +127,7 @@ class Files:
             session.add(row)
             session.flush()
             with translated(self._settings, "the file cannot be stored"):
-                incoming.path.replace(blob)
-                sync_folder(blob.parent)
+                self._storage.commit(session, incoming.path, blob)
             return _file(row)
 
     def get(self, tenant: str | None, file_id: str) -> File:
@@ -163,8 +163,15 @@ class Files:
             )
 
     def path(self, file: File) -> Path:
-        """Where its bytes are; they never change."""
-        return self._blob(file.sha256, file.purpose)
+        """Where `fetch` has its bytes; they never change."""
+        return self._storage.path(_blob(file))
+
+    def fetch(self, file: File) -> AbstractContextManager[Path]:
+        """Its bytes on this machine, `path`, for as long as the context lasts.
+
+        Raises BlobDamaged, StoreUnavailable, DiskFull or RegistryUnavailable.
+        """
+        return self._storage.fetch(_blob(file))
 
     def delete(self, tenant: str | None, file_id: str) -> File:
         """Delete a file, and its bytes where no other file has the same.
@@ -188,43 +195,16 @@ class Files:
                 )
             row.deleted_at = self._database.now(session)
             file = _file(row)
-        self._drop(file)
+            self._storage.release(session, _blob(file))
+        self._storage.drop(_blob(file))
         return file
 
     def sweep(self, older_than: float = _ORPHAN_SECONDS) -> int:
-        """Delete the blobs that no row tells of, `older_than` seconds old; how many there were."""
-        orphans = [
-            blob
-            for blob in self._settings.files.glob("??/*")
-            if time.time() - blob.stat().st_mtime > older_than
-        ]
-        return sum(self._drop_blob(blob) for blob in orphans)
+        """Delete what no row tells of, `older_than` seconds old; how many there were.
 
-    def _drop(self, file: File) -> None:
-        self._drop_blob(self.path(file))
-
-    def _drop_blob(self, blob: Path) -> bool:
-        """Delete a blob that no file has; in a writing transaction, for none to come meanwhile."""
-        purposes = [purpose for purpose, suffix in SUFFIXES.items() if suffix == blob.suffix]
-        with (
-            translated(self._settings, "the file cannot be deleted"),
-            self._database.writing() as session,
-        ):
-            kept = session.scalar(
-                select(FileRow.id)
-                .where(
-                    FileRow.sha256 == blob.stem,
-                    FileRow.purpose.in_(purposes),
-                    FileRow.deleted_at.is_(None),
-                )
-                .limit(1)
-            )
-            if kept is None:
-                blob.unlink(missing_ok=True)
-            return kept is None
-
-    def _blob(self, sha256: str, purpose: str) -> Path:
-        return self._settings.files / sha256[:2] / f"{sha256}{SUFFIXES[purpose]}"
+        In a shared store that takes in what adapter versions have left.
+        """
+        return self._storage.sweep(older_than)
 
     def _sent_before(
         self, session: Session, tenant: str, purpose: str, filename: str, sha256: str
@@ -264,6 +244,10 @@ def find_file(session: Session, tenant: str | None, file_id: str) -> FileRow:
     if row is None or row.deleted_at is not None or tenant not in (None, row.tenant):
         raise UnknownFile(f"There is no file {file_id[:80]!r}.", remedy="Upload it first.")
     return row
+
+
+def _blob(file: File) -> Blob:
+    return Blob(FileIdentity(sha256=file.sha256, bytes=file.bytes), SUFFIXES[file.purpose])
 
 
 def _file(row: FileRow) -> File:

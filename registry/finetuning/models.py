@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import select
 
@@ -69,8 +70,8 @@ class Models:
         return other is not None
 
 
-def model_of(row: ModelRow) -> Model:
-    """The model in a row."""
+def model_of(row: Any) -> Model:
+    """The model in a ModelRow or in a row of its columns."""
     return Model(
         id=row.id,
         name=row.name,

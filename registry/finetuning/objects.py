@@ -14,6 +14,8 @@ FINISHED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
+SUFFIXES = {FINE_TUNE: ".jsonl", RESULTS: ".csv"}
+"""The purposes that files have, and how their names end on disk."""
 
 Level = Literal["info", "warn", "error"]
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from registry.errors import RegistryUnavailable
 
-HEAD = "0002"
+HEAD = "0004"
 
 _REVISION = Table(
     "alembic_version",
@@ -30,6 +30,9 @@ _REVISION = Table(
     Column("version_num", String(32)),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
+REVISION = select(_REVISION.c.version_num).scalar_subquery()
+"""The revision that the tables have, to be selected with something else."""
+
 # Alembic keeps what it works on in its modules.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -46,12 +49,14 @@ def upgrade(connection: Connection) -> None:
     the revision is one that this version of Lorikeet does not know.
     """
     from registry.finetuning import tables
+    from registry.migrations import change_triggers
     from registry.tables import Table as Declared
 
     assert tables.JobRow.metadata is Declared.metadata  # imported for what it declares
     there = set(inspect(connection).get_table_names())
     if not there & {_REVISION.name, *Declared.metadata.tables}:
         Declared.metadata.create_all(connection)
+        change_triggers.create(connection)
         _REVISION.create(connection)
         connection.execute(insert(_REVISION).values(version_num=HEAD))
         return

@@ -43,6 +43,13 @@ def engine_arguments(settings: ServeSettings, base: Base) -> Namespace:
         # Else the first schema that is asked for chooses for everybody; ours are priced for this.
         *("--structured-outputs-config", json.dumps({"backend": "xgrammar"})),
     ]
+    if settings.workers > 1:
+        options += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
+        options += ["--pipeline-parallel-size", str(settings.pipeline_parallel_size)]
+    if settings.distributed_executor_backend != "auto":
+        options += ["--distributed-executor-backend", settings.distributed_executor_backend]
+    if settings.fully_sharded_loras:
+        options.append("--fully-sharded-loras")
     if not chat_template(base.path):
         logger.warning("%s %s", base.id, PLAIN_NOTE)
         options += ["--chat-template", PLAIN_TEMPLATE]

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from serve import logs
+from serve.engine.parallelism import cores_of_workers
 from serve.settings import ServeSettings
 
 SMALL_MACHINE = 4
@@ -63,7 +64,10 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         # where there is no C++ compiler.
         env["TORCH_COMPILE_DISABLE"] = "1"
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) <= SMALL_MACHINE:
+    if settings.workers > 1:
+        if (shares := cores_of_workers(cores, settings.workers)) is not None:
+            env["VLLM_CPU_OMP_THREADS_BIND"] = shares
+    elif len(cores) <= SMALL_MACHINE:
         env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     return env
 

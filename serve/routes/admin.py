@@ -1,6 +1,5 @@
 """`/admin/…`: what is loaded, what names mean, uploads, keys, drain. Needs an admin key."""
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
@@ -9,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from registry import (
     PROD,
     AdapterRejected,
+    AliasMoved,
     AliasRefused,
     BadReference,
     Key,
@@ -20,7 +20,7 @@ from registry import (
     unpack,
 )
 from serve import uploads
-from serve.errors import BadRequest, ModelNotFound, RequestError
+from serve.errors import BadRequest, Conflict, ModelNotFound, RequestError
 from serve.service import Service, principal_of, service_of
 
 
@@ -41,13 +41,15 @@ class _Body(BaseModel):
 class Promotion(_Body):
     """Where an alias is to point; with `canary`, the percentage of its requests that goes there.
 
-    `force` is the reason to promote what the gate holds back.
+    `force` is the reason to promote what the gate holds back; `expected` is the version that the
+    alias has to point at still, 0 for none.
     """
 
     version: int = Field(ge=1, lt=10**9)
     alias: str = Field(default=PROD, max_length=32)
     canary: int | None = Field(default=None, ge=1, le=99)
     force: str | None = Field(default=None, min_length=1, max_length=1000)
+    expected: int | None = Field(default=None, ge=0, lt=10**9)
 
 
 class Rollback(_Body):
@@ -80,6 +82,7 @@ async def status(request: Request) -> dict[str, Any]:
         "slots": service.engine.max_loras,
         "max_loaded": service.engine.max_loaded,
         "admission": service.admission.snapshot(),
+        **service.link.status(),
         "worker": None if service.worker is None else service.worker.status(),
     }
 
@@ -88,15 +91,12 @@ async def status(request: Request) -> dict[str, Any]:
 async def list_adapters(request: Request) -> dict[str, Any]:
     """Every version for this base, with its residency and its aliases."""
     service = service_of(request)
-    versions = await asyncio.to_thread(service.registry.list)
+    versions = (await service.link.fresh()).versions()
     mine = [v for v in versions if v.manifest.base.digest == service.base.digest]
-    names = dict.fromkeys(version.name for version in mine)
-    aliases = await asyncio.to_thread(lambda: {n: service.registry.aliases(n) for n in names})
     canaries = [
-        {"alias": f"{name}@{alias.alias}", "version": alias.canary, "percent": alias.percent}
-        for name in names
-        for alias in aliases[name]
-        if alias.canary is not None
+        {"alias": f"{version.name}@{alias}", "version": version.number, "percent": percent}
+        for version in mine
+        for alias, percent in version.canaries
     ]
     data = [_version(service, version) for version in mine]
     return {"object": "list", "data": data, "canaries": canaries}
@@ -131,15 +131,17 @@ async def release(request: Request, which: Which) -> dict[str, Any]:
 
 @router.post("/adapters/{name}/promote")
 async def promote(request: Request, name: Name, body: Promotion) -> dict[str, Any]:
-    """Point an alias at a version, or a share of its requests."""
+    """Point an alias at a version, or a share of its requests; 409 where it moved meanwhile."""
     service = service_of(request)
     version = await _registry(
+        service,
         service.registry.promote,
         name,
         body.version,
         body.alias,
         canary=body.canary,
         force=body.force,
+        expected=body.expected,
     )
     return _version(service, version)
 
@@ -148,7 +150,7 @@ async def promote(request: Request, name: Name, body: Promotion) -> dict[str, An
 async def rollback(request: Request, name: Name, body: Rollback) -> dict[str, Any]:
     """End an alias's canary, or point it to what it pointed to before."""
     service = service_of(request)
-    return _version(service, await _registry(service.registry.rollback, name, body.alias))
+    return _version(service, await _registry(service, service.registry.rollback, name, body.alias))
 
 
 @router.post("/adapters/{name}", status_code=201)
@@ -163,9 +165,10 @@ async def upload(request: Request, name: Name) -> dict[str, Any]:
         if archive is not None:
             unpacked = stage / "unpacked"
             unpacked.mkdir()
-            await _registry(unpack, archive, unpacked, max_bytes=limits.max_bytes)
+            await _registry(service, unpack, archive, unpacked, max_bytes=limits.max_bytes)
             files = unpacked
         version = await _registry(
+            service,
             service.registry.publish,
             files,
             name,
@@ -184,7 +187,7 @@ async def remove(request: Request, which: Which) -> dict[str, Any]:
     if which != version.reference:
         raise BadRequest(f"Say which version to delete: {version.name}@VERSION.", param="which")
     await service.adapters.unload(version)
-    await _registry(service.registry.remove, version.name, version.number)
+    await _registry(service, service.registry.remove, version.name, version.number)
     return {"id": version.reference, "object": "model", "deleted": True}
 
 
@@ -207,15 +210,18 @@ async def resume(request: Request) -> dict[str, Any]:
 @router.get("/keys")
 async def list_keys(request: Request) -> dict[str, Any]:
     """Every key, without its secret."""
-    keys = await asyncio.to_thread(service_of(request).registry.keys.list)
+    service = service_of(request)
+    keys = await service.link.call(service.registry.keys.list)
     return {"object": "list", "data": [key.summary() for key in keys]}
 
 
 @router.post("/keys", status_code=201)
 async def create_key(request: Request, body: NewKey) -> dict[str, Any]:
     """Make a key; its secret is in this answer and nowhere else."""
+    service = service_of(request)
     made: tuple[Key, str] = await _registry(
-        service_of(request).registry.keys.create,
+        service,
+        service.registry.keys.create,
         body.tenant,
         adapters=None if body.adapters is None else frozenset(body.adapters),
         rpm=body.rpm,
@@ -233,26 +239,29 @@ async def revoke_key(
     request: Request, key_id: Annotated[str, Path(max_length=64)]
 ) -> dict[str, Any]:
     """Revoke a key; it is refused within a second."""
-    key: Key = await _registry(service_of(request).registry.keys.revoke, key_id)
+    service = service_of(request)
+    key: Key = await _registry(service, service.registry.keys.revoke, key_id)
     return key.summary()
 
 
 async def _find(service: Service, which: str) -> Version:
     try:
-        return await asyncio.to_thread(service.registry.get, Reference.parse(which))
+        return (await service.link.fresh()).get(Reference.parse(which))
     except (BadReference, UnknownAdapter) as error:
         raise _refused(error) from error
 
 
-async def _registry(call: Any, *arguments: Any, **options: Any) -> Any:
-    """The registry's answer, from a thread; what it refuses is the caller's mistake."""
+async def _registry(service: Service, call: Any, *arguments: Any, **options: Any) -> Any:
+    """The registry's answer; what it refuses is the caller's mistake."""
     try:
-        return await asyncio.to_thread(call, *arguments, **options)
+        return await service.link.call(call, *arguments, **options)
     except (AdapterRejected, AliasRefused, UnknownAdapter, UnknownKey, UsageError) as error:
         raise _refused(error) from error
 
 
 def _refused(error: Any) -> RequestError:
+    if isinstance(error, AliasMoved):
+        return Conflict(f"{error.message}.", code="alias_moved")
     if isinstance(error, UnknownAdapter | UnknownKey):
         return ModelNotFound(f"{error.message}.", code="not_found")
     if isinstance(error, AdapterRejected):

@@ -20,7 +20,8 @@ from serve.service import Service, service_of
 from serve.tenancy import tenant_of
 
 if TYPE_CHECKING:
-    from registry.finetuning.files import Incoming
+    from registry.finetuning.files import Files, Incoming
+    from registry.finetuning.objects import File
 
 router = APIRouter(prefix="/v1/files")
 
@@ -46,7 +47,7 @@ async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
                 request, form, hint=f"curl -F purpose={FINE_TUNE} -F file=@rows.jsonl …"
             )
             form.check()
-            file = await asyncio.to_thread(
+            file = await service.link.call(
                 service.registry.files.add,
                 incoming,
                 tenant=tenant,
@@ -68,10 +69,15 @@ async def list_files(
     purpose: Annotated[str | None, Query(max_length=64, pattern=r"^[a-z_-]+$")] = None,
 ) -> dict[str, Any]:
     """The tenant's files by the time that they came."""
-    files = service_of(request).registry.files
+    service = service_of(request)
     try:
-        page = await asyncio.to_thread(
-            files.list, tenant, after=after, limit=limit, order=order, purpose=purpose
+        page = await service.link.call(
+            service.registry.files.list,
+            tenant,
+            after=after,
+            limit=limit,
+            order=order,
+            purpose=purpose,
         )
     except UnknownFile as error:
         raise BadRequest(error.message, param="after") from error
@@ -82,17 +88,19 @@ async def list_files(
 @router.get("/{file_id}")
 async def retrieve(request: Request, tenant: Tenant, file_id: Id) -> dict[str, Any]:
     """What is known of a file."""
-    file = await asyncio.to_thread(service_of(request).registry.files.get, tenant, file_id)
+    service = service_of(request)
+    file = await service.link.call(service.registry.files.get, tenant, file_id)
     return file.as_dict()
 
 
 @router.get("/{file_id}/content")
 async def content(request: Request, tenant: Tenant, file_id: Id) -> Response:
     """A file's bytes as they were sent."""
-    files = service_of(request).registry.files
-    file = await asyncio.to_thread(files.get, tenant, file_id)
+    service = service_of(request)
+    files = service.registry.files
+    file = await service.link.call(files.get, tenant, file_id)
     try:
-        blob = await asyncio.to_thread(files.path(file).open, "rb")
+        blob = await asyncio.to_thread(_open, files, file)
     except FileNotFoundError as error:
         raise NotFound(f"The file {file_id} was deleted meanwhile.") from error
     return _Content(blob, file.bytes)
@@ -101,8 +109,15 @@ async def content(request: Request, tenant: Tenant, file_id: Id) -> Response:
 @router.delete("/{file_id}")
 async def delete(request: Request, tenant: Tenant, file_id: Id) -> dict[str, Any]:
     """Delete a file that no unfinished job uses."""
-    file = await asyncio.to_thread(service_of(request).registry.files.delete, tenant, file_id)
+    service = service_of(request)
+    file = await service.link.call(service.registry.files.delete, tenant, file_id)
     return {"id": file.id, "object": "file", "deleted": True}
+
+
+def _open(files: "Files", file: "File") -> BinaryIO:
+    """Open it stays readable, whatever becomes of its name."""
+    with files.fetch(file) as path:
+        return path.open("rb")
 
 
 class _Form:

@@ -1,6 +1,5 @@
 """`/v1/fine_tuning/jobs`: what `lorikeet worker` trains. OpenAI's contract."""
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -42,7 +41,7 @@ async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
     body = _checked(await request.body())
     _check_model(service, body.model)
     try:
-        job: Job = await asyncio.to_thread(
+        job = await service.link.call(
             service.registry.jobs.create,
             body,
             tenant=tenant,
@@ -67,10 +66,10 @@ async def list_jobs(
     request: Request, tenant: Tenant, after: After = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The tenant's jobs, the newest first; `metadata[key]=value` picks those that have it."""
-    jobs = service_of(request).registry.jobs
+    service = service_of(request)
     try:
-        page = await asyncio.to_thread(
-            jobs.list, tenant, after=after, limit=limit, metadata=_filter(request)
+        page = await service.link.call(
+            service.registry.jobs.list, tenant, after=after, limit=limit, metadata=_filter(request)
         )
     except UnknownJob as error:
         raise BadRequest(error.message, param="after") from error
@@ -80,7 +79,8 @@ async def list_jobs(
 @router.get("/{job_id}")
 async def retrieve(request: Request, tenant: Tenant, job_id: Id) -> dict[str, Any]:
     """A job as it stands."""
-    job = await asyncio.to_thread(service_of(request).registry.jobs.get, tenant, job_id)
+    service = service_of(request)
+    job = await service.link.call(service.registry.jobs.get, tenant, job_id)
     return job.as_dict()
 
 
@@ -125,8 +125,8 @@ async def list_checkpoints(
 async def _move(
     request: Request, what: Literal["cancel", "pause", "resume"], tenant: str, job_id: str
 ) -> dict[str, Any]:
-    move = getattr(service_of(request).registry.jobs, what)
-    job: Job = await asyncio.to_thread(move, tenant, job_id)
+    service = service_of(request)
+    job: Job = await service.link.call(getattr(service.registry.jobs, what), tenant, job_id)
     return job.as_dict()
 
 
@@ -197,8 +197,9 @@ async def _part_of(
     limit: int,
 ) -> Page[Any]:
     """A page of what belongs to a job."""
+    service = service_of(request)
     try:
-        return await asyncio.to_thread(what, tenant, job_id, after=after, limit=limit)
+        return await service.link.call(what, tenant, job_id, after=after, limit=limit)
     except UnknownJob as error:
-        await asyncio.to_thread(service_of(request).registry.jobs.get, tenant, job_id)
+        await service.link.call(service.registry.jobs.get, tenant, job_id)
         raise BadRequest(error.message, param="after") from error  # the job itself is there

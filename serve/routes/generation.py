@@ -112,15 +112,8 @@ class _Generation:
         """
         service, key = self.service, self.principal.key
         if key is not None:
-            self.grant = stack.enter_context(
-                service.limits.enter(
-                    key.id,
-                    rpm=key.rpm,
-                    tpm=key.tpm,
-                    concurrency=key.concurrency,
-                    estimate=self._expected_tokens() + self.request_bytes // BYTES_A_TOKEN,
-                )
-            )
+            estimate = self._expected_tokens() + self.request_bytes // BYTES_A_TOKEN
+            self.grant = await stack.enter_async_context(service.limits.request(key, estimate))
             self.headers |= self.grant.headers
         with self.meter.admission.running():
             self.seat = await stack.enter_async_context(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from registry import PROD, AliasRefused, UnknownAdapter, Version
+from registry.finetuning.objects import Model
 from serve.auth import Principal
 from serve.errors import BadRequest, Forbidden
 from serve.service import Service, principal_of, service_of
@@ -27,7 +28,9 @@ async def list_models(
     and `has_more`. `after` is the last id of the page before.
     """
     service, principal = service_of(request), principal_of(request)
-    cards = await asyncio.to_thread(_cards, service, principal)
+    registry = await service.link.fresh()
+    versions, models = registry.versions(), registry.models(principal.reach)
+    cards = await asyncio.to_thread(_cards, service, principal, versions, models)
     if after is not None:
         at = next((i for i, card in enumerate(cards) if card["id"] == after), None)
         if at is None:
@@ -53,7 +56,7 @@ async def delete_model(request: Request, model: str) -> dict[str, Any]:
     found = None
     if model != service.base.id:
         version = await service.adapters.find(model, principal)
-        found = await asyncio.to_thread(service.registry.models.find, model)
+        found = await service.link.call(service.registry.models.find, model)
     if found is None:
         raise Forbidden(
             f"`{model}` is no fine-tuned model: only those are deleted here. An operator removes "
@@ -64,7 +67,7 @@ async def delete_model(request: Request, model: str) -> dict[str, Any]:
         raise Forbidden(f"This key may use `{model}`, but not delete it.", param="model")
     await service.adapters.unload(version)
     try:
-        await asyncio.to_thread(service.registry.models.delete, found.tenant, model)
+        await service.link.call(service.registry.models.delete, found.tenant, model)
     except AliasRefused as error:
         raise BadRequest(f"{error.message} ({error.remedy}).", param="model") from error
     except UnknownAdapter:
@@ -72,17 +75,19 @@ async def delete_model(request: Request, model: str) -> dict[str, Any]:
     return {"id": model, "object": "model", "deleted": True}
 
 
-def _cards(service: Service, principal: Principal) -> list[dict[str, Any]]:
+def _cards(
+    service: Service, principal: Principal, published: list[Version], models: list[Model]
+) -> list[dict[str, Any]]:
     cards = [_base_card(service)]
     seen: dict[str, Version] = {}
-    for name, group in groupby(service.registry.list(), lambda version: version.name):
+    for name, group in groupby(published, lambda version: version.name):
         versions = [v for v in group if v.manifest.base.digest == service.base.digest]
         if versions and principal.sees(name, versions[0].tenant):
             meant = next((v for v in versions if PROD in v.aliases), versions[-1])
             cards.append(_card(service, name, meant))
             cards += [_card(service, version.reference, version) for version in versions]
             seen |= {version.reference: version for version in versions}
-    for model in service.registry.models.list(principal.reach):
+    for model in models:
         if model.reference in seen:
             cards.append(_card(service, model.name, seen[model.reference]))
     return cards

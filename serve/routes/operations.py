@@ -26,7 +26,7 @@ async def ready(request: Request) -> Response:
     """Serves: 200 when requests are answered, else 503 with the reason."""
     service = service_of(request)
     if service.ready:
-        return JSONResponse({"status": "ready", "base": service.base.id})
+        return JSONResponse({"status": "ready", "base": service.base.id, **service.link.status()})
     return JSONResponse({"status": service.status}, status_code=503, headers={"retry-after": "5"})
 
 

@@ -118,15 +118,7 @@ async def _score(
     async with AsyncExitStack() as stack:
         key, grant = principal.key, None
         if key is not None:
-            grant = stack.enter_context(
-                service.limits.enter(
-                    key.id,
-                    rpm=key.rpm,
-                    tpm=key.tpm,
-                    concurrency=key.concurrency,
-                    estimate=body.tokens,
-                )
-            )
+            grant = await stack.enter_async_context(service.limits.request(key, body.tokens))
         with meter.admission.running():
             seat = await stack.enter_async_context(
                 service.admission.seat(principal.tenant, name, body.tokens)

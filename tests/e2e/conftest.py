@@ -212,15 +212,15 @@ def tiny_home(
 @pytest.fixture(scope="session")
 def serve(
     tiny_home: tuple[Path, str], tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[], Any]:
-    """`with serve() as served:` starts the server."""
+) -> Callable[..., Any]:
+    """`with serve() as served:` starts the server; more options can be given."""
     home, secret = tiny_home
     base = resolve_base(tiny_base, RegistrySettings(home=home, database_url=None))
 
     @contextmanager
-    def serving() -> Iterator[Served]:
+    def serving(*more: str) -> Iterator[Served]:
         env = {**TINY_SETTINGS, "LORIKEET_HOME": str(home)}
-        options = ["--base", str(tiny_base), *TINY_OPTIONS]
+        options = ["--base", str(tiny_base), *TINY_OPTIONS, *more]
         headers = {"authorization": f"Bearer {secret}"}
         with (
             child_server(options, tmp_path_factory.mktemp("serve") / "log", env=env) as child,

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import BadReference, Key, Keys, Registry, UnknownKey, UsageError, keys
+from registry.database import Database
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -120,6 +121,14 @@ def test_the_store_remembers_that_it_had_keys(store: Keys) -> None:
     assert store.exist()
 
 
+class Later(datetime):
+    """An hour ahead."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.now(tz) + timedelta(hours=1)
+
+
 def test_a_key_expires(store: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     zone = timezone(timedelta(hours=5))
     end = datetime.now(zone) + timedelta(hours=1)
@@ -127,15 +136,23 @@ def test_a_key_expires(store: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     assert key.expires_at == end
     assert key.expires_at.tzinfo is UTC
     assert store.find(secret) == key
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:
-            return datetime.now(tz) + timedelta(hours=1)
-
-    monkeypatch.setattr(keys, "datetime", Later)
+    monkeypatch.setattr(Database, "now", lambda *_: Later.now(UTC))
     assert store.find(secret) is None
     assert store.list() == [key]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_key_expires_by_the_clock_of_the_database(
+    store: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose clock is off neither ends a key nor keeps it, nor refuses to make one."""
+    monkeypatch.setattr(keys, "datetime", Later)
+    _, secret = store.create("news", expires_at=datetime.now(UTC) + timedelta(minutes=30))
+    assert store.find(secret) is not None
+    monkeypatch.setattr(Database, "now", lambda *_: Later.now(UTC))
+    assert store.find(secret) is None
+    with pytest.raises(UsageError, match="has passed"):
+        store.create("news", expires_at=datetime.now(UTC) + timedelta(minutes=30))
 
 
 BAD: list[tuple[dict[str, Any], type[Exception]]] = [
@@ -177,3 +194,32 @@ def test_other_processes_see_a_key_at_once(store: Keys) -> None:
         assert store.find(secret) == key
         store.revoke(key.id)
         assert other.keys.find(secret) is None
+
+
+SECRET = "lk-0123456789ab-" + "Az09_-" * 7 + "x"
+
+
+def test_a_secret_that_was_made_elsewhere_is_a_key_and_made_once(store: Keys) -> None:
+    first, secret = store.create("ops", admin=True, secret=SECRET)
+    again, _ = store.create("ops", admin=True, secret=SECRET)
+    assert secret == SECRET
+    assert again == first
+    assert store.find(SECRET) == first
+    assert len(store.list()) == 1
+
+
+def test_a_secret_that_was_revoked_or_is_another_keys_is_refused(store: Keys) -> None:
+    key, _ = store.create("ops", secret=SECRET)
+    with pytest.raises(UsageError, match="is another one"):
+        store.create("ops", secret=SECRET[:-1] + "y")
+    store.revoke(key.id)
+    with pytest.raises(UsageError, match="was revoked"):
+        store.create("ops", secret=SECRET)
+    assert store.find(SECRET) is None
+
+
+@pytest.mark.parametrize("secret", ["", "password", SECRET + "z", SECRET.upper(), f"{SECRET}\n"])
+def test_a_secret_that_is_no_key_is_refused(store: Keys, secret: str) -> None:
+    with pytest.raises(UsageError, match="no key of ours"):
+        store.create("ops", secret=secret)
+    assert not store.exist()

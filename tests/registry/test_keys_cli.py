@@ -104,3 +104,14 @@ def test_other_expiries_are_refused(text: str) -> None:
 @pytest.mark.parametrize("command", ["create", "list", "revoke"])
 def test_every_help_has_an_example(command: str) -> None:
     assert f"lorikeet keys {command}" in run(command, "--help").stdout
+
+
+def test_a_key_from_a_file_is_not_printed(home: Path, tmp_path: Path) -> None:
+    secret = "lk-0123456789ab-" + "k" * 43
+    file = tmp_path / "key"
+    file.write_text(f"{secret}\n")
+    done = run("create", "--tenant", "ops", "--from-file", file)
+    assert secret not in done.output
+    assert "Key 0123456789ab of ops" in done.stderr
+    with Registry.open() as registry:
+        assert registry.keys.find(secret) is not None

@@ -75,8 +75,8 @@ opened.record("titulares@1", certificate={"passed": True})
 """
 KILLED_AT = [
     ("registry.stage.write_durably", "after", False),
-    ("registry.catalogue.Catalogue.replace_manifest", "before", False),
-    ("registry.catalogue.Catalogue.replace_manifest", "after", True),
+    ("registry.catalogue.Catalogue.record", "before", False),
+    ("registry.catalogue.Catalogue.record", "after", True),
     ("registry.stage.protect", "before", True),
     ("registry.stage.Stage.replace_manifest", "after", True),
     ("registry.catalogue.Catalogue.filed", "after", True),

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 PUBLISH = """
 import os, signal, sys
 from pathlib import Path
-import registry.catalogue, registry.stage, registry.store
+import registry.catalogue, registry.publishing, registry.stage
 from registry import Registry, RegistrySettings, resolve_base
 
 home, base, point, when, *folders = sys.argv[1:]
@@ -50,7 +50,7 @@ for folder in folders:
 POINTS = [
     ("registry.stage.copy_durably", "before"),
     ("registry.stage.copy_durably", "after"),
-    ("registry.store.inspect_adapter", "after"),
+    ("registry.publishing.inspect_adapter", "after"),
     ("registry.catalogue.Catalogue.reserve", "after"),
     ("registry.stage.write_durably", "before"),
     ("registry.stage.write_durably", "after"),
@@ -168,7 +168,7 @@ def test_a_removal_cut_short_is_finished(home: Path, base: Base, adapters: list[
     """The row says removed, the folder is still there: it does not come back."""
     with Registry.open() as registry:
         path = registry.publish(adapters[0], "titulares", base=base).path
-        registry._catalogue.remove("titulares", 1)
+        registry._catalogue.remove("titulares", 1, lambda *_: None)
         assert path.exists()
     with Registry.open() as registry:
         assert not path.exists()

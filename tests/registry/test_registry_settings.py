@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 import registry
 from registry import RegistrySettings
+from registry.terminal import clear_errors
 
 
 def test_the_default_is_the_users_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,17 @@ def test_settings_are_frozen_and_closed(tmp_path: Path) -> None:
         settings.home = tmp_path / "other"  # type: ignore[misc]
     with pytest.raises(ValidationError):
         RegistrySettings(hoem=tmp_path)  # type: ignore[call-arg]
+
+
+def test_a_value_that_cannot_be_is_told_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORIKEET_CACHE_BYTES", "lots")
+    with pytest.raises(SystemExit) as caught, clear_errors():
+        RegistrySettings()
+    assert caught.value.code == 2
+    assert "LORIKEET_CACHE_BYTES" in (told := capsys.readouterr().err)
+    assert "'lots'" in told
 
 
 def test_every_exported_name_is_there() -> None:

@@ -97,7 +97,9 @@ def run(registry: Registry, base: Base, engine: EchoEngine) -> Callable[..., Any
     """`async with run(**settings) as running:` starts the application on the echo engine."""
 
     @asynccontextmanager
-    async def running(engine: Any = engine, **settings: Any) -> AsyncIterator[Running]:
+    async def running(
+        engine: Any = engine, registry: Registry = registry, **settings: Any
+    ) -> AsyncIterator[Running]:
         app = create_app(ServeSettings(engine="echo", **settings), engine, registry, base)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with (

@@ -111,6 +111,28 @@ async def test_promote_canary_and_rollback(admin: Any, publish: Any) -> None:
         assert (await promote(version=2, alias="latest")).status_code == 400
 
 
+async def test_an_alias_that_has_moved_meanwhile_is_left_alone(admin: Any, publish: Any) -> None:
+    for seed in (1, 2, 3):
+        publish("opl", seed=seed)
+    async with admin() as running:
+
+        async def promote(**body: Any) -> Any:
+            return await running.client.post(
+                "/admin/adapters/opl/promote", json={"force": "a test"} | body
+            )
+
+        assert (await promote(version=1, expected=0)).status_code == 200
+        assert (await promote(version=2, expected=1)).status_code == 200
+        for body in ({"expected": 1}, {"expected": 0}, {"expected": 1, "canary": 10}):
+            refused = await promote(version=3, **body)
+            assert refused.status_code == 409
+            assert refused.json()["error"]["code"] == "alias_moved"
+            assert "points at version 2" in refused.json()["error"]["message"]
+        assert (await promote(version=3, expected=-1)).status_code == 400
+        card = (await running.client.get("/v1/models/opl")).json()
+        assert card["root"] == "opl@2"
+
+
 def _zip(adapter: Path, prefix: str = "") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -177,15 +178,11 @@ async def test_a_full_queue_answers_503_with_retry_after(run: Any) -> None:
 
 
 async def test_an_adapter_for_another_base_is_refused(
-    run: Any, publish: Any, registry: Any, base: Any
+    run: Any, registry: Any, base: Any, make_adapter: Any, tmp_path: Path
 ) -> None:
-    version = publish("opl")
-    other = version.manifest.model_copy(
-        update={"base": version.manifest.base.model_copy(update={"digest": "sha256:" + "0" * 64})}
-    )
-    moved = replace(version, manifest=other)
+    other = replace(base, digest="sha256:" + "0" * 64)
+    registry.publish(make_adapter(tmp_path / "opl", base), "opl", base=other)
     async with run() as running:
-        running.service.adapters._registry = type("R", (), {"get": lambda *_, **__: moved})()
         response = await running.chat("opl")
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "adapter_for_another_base"

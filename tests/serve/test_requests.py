@@ -32,6 +32,14 @@ def test_bookkeeping_of_the_openai_client_is_accepted_and_dropped() -> None:
     assert chat(metadata={"a": "b"}, store=False, service_tier="auto") == CHAT
 
 
+@pytest.mark.parametrize("field", ["", "!", "a[b]", "é-"])
+def test_an_unknown_field_may_have_any_name(field: str) -> None:
+    error = complaint(**{field: None})
+    assert (error.message, error.param) == (f"Unknown field `{field}`.", field)
+    nested = complaint(messages=[{"role": "user", "content": "hi", field: 1}])
+    assert nested.param == f"messages.0.{field}"
+
+
 def test_a_schema_keeps_its_field_name() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
     assert chat(response_format=form)["response_format"] == form

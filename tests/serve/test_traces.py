@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 SERVER, ERROR = 2, 2
-STAGES = ["verify", "warm", "engine"]
+STAGES = ["fetch", "verify", "warm", "engine"]
 SAID = "the cat is called Mephisto"
 
 

@@ -31,6 +31,7 @@ from train.progress import Step
 from train.settings import TrainSettings
 
 CPU = Hardware("cpu", "test", "float32", threads=1)
+ALONE = Processes()
 QUICK = TrainSettings(
     epochs=3, batch_size=4, learning_rate=2e-2, rank=4, scheduler="constant", warmup=0.0
 )
@@ -221,11 +222,15 @@ def test_an_eight_bit_optimiser_trains_and_the_paged_one_needs_a_gpu(
     trained = trainer.train_adapter(model, tokenizer, rows, settings, CPU)
     assert trained.losses[-1] < trained.losses[0] - 0.2
     gpu = Hardware("cuda", "test", "bfloat16", threads=2)
-    assert optimiser(QUICK, CPU) == "adamw_torch"
-    assert optimiser(QUICK, gpu) == "paged_adamw_8bit"
+    assert optimiser(QUICK, CPU, ALONE) == "adamw_torch"
+    assert optimiser(QUICK, gpu, ALONE) == "paged_adamw_8bit"
     paged = QUICK.model_copy(update={"optimizer": "paged_adamw_8bit"})
     with pytest.raises(SettingsError, match="on a CPU set adamw or adamw_8bit"):
-        optimiser(paged, CPU)
+        optimiser(paged, CPU, ALONE)
+    shards = Processes(count=2, sharded=True)
+    assert optimiser(QUICK, gpu, shards) == "adamw_torch"
+    with pytest.raises(SettingsError, match="FSDP cannot save"):
+        optimiser(paged, gpu, shards)
 
 
 def test_packed_rows_train_to_the_same_losses_as_rows_in_a_batch(

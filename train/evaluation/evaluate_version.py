@@ -52,7 +52,8 @@ def evaluate_version(request: EvalRequest, reporter: Reporter) -> tuple[Version,
         )
         scoring = _Scoring(subject, reporter)
         if request.url is None:
-            evaluation, how = scoring.in_memory()
+            with registry.fetch(version):
+                evaluation, how = scoring.in_memory()
         else:
             evaluation, how = scoring.served(Served(request.url, request.api_key, reporter))
         at = datetime.now(UTC).isoformat(timespec="seconds")

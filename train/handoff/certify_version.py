@@ -1,7 +1,7 @@
 """The certification of a published version: a server is asked, then models are loaded in turn."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,9 @@ def certify_version(
     The server is asked first and may end before any model is loaded: both may not fit into one
     machine at the same time. Raises LorikeetError.
     """
-    with Registry.open(request.registry_settings) as registry:
-        version = registry.verify(registry.get(request.reference))
+    with Registry.open(request.registry_settings) as registry, ExitStack() as held:
+        version = registry.get(request.reference)
+        held.enter_context(registry.fetch(version))
         rows = Rows(request.data, shots=0, most=request.rows)
         subject = find_subject(version, rows, request.registry_settings, reporter, request.base)
         encoded = scored_rows(subject)

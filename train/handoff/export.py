@@ -6,7 +6,7 @@ goes wrong before, Ctrl-C and a full disk too, leaves nothing.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,9 @@ def export_version(request: ExportRequest, reporter: Reporter) -> Exported:
     Raises UsageError, UnknownAdapter, VersionDamaged, DiskFull, TrainingFailed or OutOfMemory.
     """
     out = request.out.absolute()
-    with Registry.open(request.registry_settings) as registry:
-        version = registry.verify(registry.get(request.reference))
+    with Registry.open(request.registry_settings) as registry, ExitStack() as held:
+        version = registry.get(request.reference)
+        held.enter_context(registry.fetch(version))
         base = find_base(version, request.registry_settings, reporter, request.base)
         dtype = _dtype(request, base)
         with _staged(out) as stage:

@@ -47,6 +47,16 @@ def plan(
             "repeated. Default: 24, 48 and 80.",
         ),
     ] = None,
+    gpus: Annotated[
+        int, typer.Option(help="So many GPUs of a kind, in one machine or joined.", min=1, max=1024)
+    ] = 1,
+    tensor_parallel_size: Annotated[
+        int | None,
+        typer.Option(help="GPUs that serving cuts each layer over; default: most.", min=1),
+    ] = None,
+    pipeline_parallel_size: Annotated[
+        int, typer.Option(help="Stages that serving shares the layers out to.", min=1)
+    ] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON, sizes in bytes, for programs.")
     ] = False,
@@ -58,6 +68,7 @@ def plan(
       lorikeet plan smollm2-135m-instruct
       lorikeet plan mistralai/Mistral-7B-Instruct-v0.2 --seq 2048 --batch 4 --gpu 24
       lorikeet plan ./my-model/config.json --rank 32 --gpu H100 --json
+      lorikeet plan meta-llama/Llama-2-70b-hf --gpus 4 --gpu L40S --tensor-parallel-size 4
 
     Exit codes: 0 done, 1 no such model or one not covered, 2 wrong usage.
     """
@@ -73,7 +84,15 @@ def plan(
     settings = TrainSettings(max_length=seq, batch_size=batch, rank=rank, optimizer=optimizer)
     with reporting(Console(stderr=True)) as reporter:
         config = read_config(model, RegistrySettings(), reporter.making)
-    planned = Plan.of(config, settings, cards, trained)
+    planned = Plan.of(
+        config,
+        settings,
+        cards,
+        trained,
+        gpus=gpus,
+        tensor=tensor_parallel_size,
+        pipeline=pipeline_parallel_size,
+    )
     if as_json:
         typer.echo(json.dumps(planned.as_dict(), indent=2))
         return

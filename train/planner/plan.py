@@ -7,8 +7,10 @@ from typing import Any
 from train.planner.activations import Adapted
 from train.planner.architecture import Architecture
 from train.planner.calculator import Calculator
+from train.planner.fsdp import fsdp_memory
 from train.planner.memory import GIB, TrainingMemory, Workload, training_memory
 from train.planner.serving import CHAT_TOKENS, UTILISATION, CardPlan, Serving
+from train.planner.several import Several
 from train.planner.weights import WeightFormat
 from train.settings import TrainSettings
 
@@ -61,6 +63,7 @@ class Plan:
     cards: tuple[int, ...]
     methods: tuple[Method, ...]
     serving: Serving
+    several: Several
 
     @classmethod
     def of(
@@ -69,12 +72,20 @@ class Plan:
         settings: TrainSettings,
         cards: Sequence[int] = CARDS,
         trained: int | None = None,
+        gpus: int = 1,
+        tensor: int | None = None,
+        pipeline: int = 1,
     ) -> "Plan":
         """Plan for a config.json; `trained` tokens of a row are in the loss, default: all.
 
-        Raises UnknownBase for a model that is not covered.
+        Of `gpus` alike, serving cuts each layer over `tensor` (default: as many as it can) and
+        shares the layers out to `pipeline` stages; training has the base in shards on all.
+
+        Raises UnknownBase for a model that is not covered, UsageError for one that cannot be cut
+        like that.
         """
         model = Architecture.of(config)
+        several = Several.of(config, model, settings.rank, gpus, tensor, pipeline)
         gpu = replace(
             Workload.of(settings, dtype="bfloat16", device="cuda", trained=trained),
             quantization="none",
@@ -94,7 +105,12 @@ class Plan:
             fitting = (card for card in cards if memory.total <= card * GIB)
             card = next(fitting, None) if workload.device == "cuda" else None
             methods.append(Method(name, workload, memory, card))
-        return cls(model, settings, tuple(cards), tuple(methods), Serving(model, settings.rank))
+        if gpus > 1:
+            workload = replace(ways["QLoRA"], optimizer="adamw")
+            memory = fsdp_memory(model, workload, gpus)
+            card = next((card for card in cards if memory.total <= card * GIB), None)
+            methods.append(Method(f"QLoRA, {gpus} GPUs", workload, memory, card))
+        return cls(model, settings, tuple(cards), tuple(methods), several.serving, several)
 
     def formats(self) -> list[FormatRow]:
         """Each format of the weights."""
@@ -181,6 +197,7 @@ class Plan:
                 "slot": serving.slot,
                 "reserve": serving.reserve,
                 "utilisation": UTILISATION,
+                "gpus": self.several.as_dict(self.cards),
                 "cards": [asdict(card) for card in self.served()],
             },
         }

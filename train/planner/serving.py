@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from train.planner.architecture import Architecture
 from train.planner.memory import GIB
+from train.planner.shards import ALONE, Spread
 from train.planner.weights import Quantization, WeightFormat
 from train.settings import SERVABLE_RANK
 
@@ -21,6 +22,8 @@ _WIDTH = 2
 _KV_BLOCK = 16
 _CONTEXT = int(1.5 * GIB)
 """CUDA context, CUDA graphs and workspaces: assumed."""
+_COLLECTIVES = GIB // 2
+"""What the GPUs of one engine talk to each other through: assumed."""
 _BATCHED_TOKENS = 8192
 _SEQUENCES = 32
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -48,10 +51,20 @@ class CardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A model on vLLM with adapters of `rank`; 16-bit arithmetic and KV cache."""
+    """A model on vLLM with adapters of `rank`; 16-bit arithmetic and KV cache.
+
+    With a `spread` over several GPUs sizes are those on one of them, the one that holds most; only
+    an adapter's file is whole. All of them hold a part of each chat and of each adapter.
+    """
 
     model: Architecture
     rank: int
+    spread: Spread = ALONE
+
+    @property
+    def share(self) -> Architecture:
+        """What one GPU holds of the model."""
+        return self.spread.share(self.model)
 
     @property
     def slot_rank(self) -> int:
@@ -61,12 +74,12 @@ class Serving:
     @property
     def kv_token(self) -> int:
         """Bytes of the keys and values of one token, in all layers."""
-        return len(self.model.layers) * self._kv_layer
+        return len(self.share.layers) * self._kv_layer
 
     def kv_chat(self, tokens: int = CHAT_TOKENS) -> int:
         """Bytes of a chat; a layer with a sliding window keeps no more than the window."""
         kept = 0
-        for layer in self.model.layers:
+        for layer in self.share.layers:
             seen = min(tokens, layer.window) if layer.window else tokens
             kept += -(-seen // _KV_BLOCK) * _KV_BLOCK
         return kept * self._kv_layer
@@ -74,11 +87,12 @@ class Serving:
     @property
     def slot(self) -> int:
         """Bytes of one slot, as vLLM lays it out: each module's A and B, experts and router too."""
-        rank = self.slot_rank
-        elements = sum(linear.lora(rank) for linear in self.model.linears)
-        elements += sum(layer.experts.lora(rank) for layer in self.model.layers if layer.experts)
-        if self.model.family.vocabulary_slots:
-            elements += 2 * rank * (self.model.vocabulary + self.model.hidden)
+        rank, share = self.slot_rank, self.share
+        elements = sum(linear.lora(rank) for linear in share.linears)
+        elements += sum(layer.experts.lora(rank) for layer in share.layers if layer.experts)
+        if self.model.family.vocabulary_slots:  # whole on every GPU
+            ends = 2 if self.spread.pipeline == 1 else 1
+            elements += ends * rank * (self.model.vocabulary + self.model.hidden)
         return elements * _WIDTH
 
     @property
@@ -91,14 +105,15 @@ class Serving:
         """Bytes that the engine needs to compute with: one batch's activations and logits."""
         inner = max(
             max(layer.inner, layer.experts.active * layer.experts.inner if layer.experts else 0)
-            for layer in self.model.layers
+            for layer in self.share.layers
         )
         activations = _BATCHED_TOKENS * (3 * inner + 4 * self.model.hidden) * _WIDTH
         logits = 2 * _SEQUENCES * self.model.vocabulary * 4
-        return _CONTEXT + activations + logits
+        collectives = _COLLECTIVES if self.spread.gpus > 1 else 0
+        return _CONTEXT + collectives + activations + logits
 
     def on(self, card: int, quantization: Quantization = "none") -> CardPlan:
-        """The plan of a card with `card` GiB."""
+        """The plan of a card with `card` GiB, or of the spread's, each of them with as much."""
         weights = self.weights(quantization)
         free = int(UTILISATION * card * GIB) - weights - self.reserve
         chat, slot = self.kv_chat(), self.slot
@@ -117,16 +132,17 @@ class Serving:
 
     def weights(self, quantization: Quantization) -> int:
         """Bytes of the weights; the plugin for bitsandbytes quantises experts as well."""
-        held = WeightFormat(_WIDTH, quantization).total(self.model)
+        share = self.share
+        held = WeightFormat(_WIDTH, quantization).total(share)
         if quantization == "none":
             return held
         experts = sum(
             layer.experts.count * 3 * layer.experts.hidden * layer.experts.inner
-            for layer in self.model.layers
+            for layer in share.layers
             if layer.experts
         )
         return held - experts * _WIDTH + int(experts * (0.5 + 1 / 64 + 4 / (64 * 256)))
 
     @property
     def _kv_layer(self) -> int:
-        return 2 * self.model.kv_heads * self.model.head_dim * _WIDTH
+        return 2 * self.share.kv_heads * self.model.head_dim * _WIDTH

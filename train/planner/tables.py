@@ -7,6 +7,7 @@ from rich.table import Table
 from train.planner.calculator import Calculator, as_printed
 from train.planner.plan import Plan
 from train.planner.serving import CHAT_TOKENS, UTILISATION
+from train.planner.several import ADAPTERS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,8 @@ def show(console: "Console", name: str, plan: Plan) -> None:
     _weights(console, plan)
     _training(console, plan)
     _serving(console, plan)
+    if plan.several.gpus > 1:
+        _several(console, plan)
     _calculator(console, plan)
 
 
@@ -136,7 +139,9 @@ def _training(console: "Console", plan: Plan) -> None:
 def _serving(console: "Console", plan: Plan) -> None:
     console.print()
     serving = plan.serving
-    table = _table("Serving: what one more takes", "one", "memory")
+    spread = serving.spread
+    each = f", on each of {spread.gpus} GPUs" if spread.gpus > 1 else ""
+    table = _table(f"Serving: what one more takes{each}", "one", "memory")
     table.add_row("token of a chat (keys and values)", size(serving.kv_token))
     table.add_row(f"chat of {CHAT_TOKENS:,} tokens", size(serving.kv_chat()))
     table.add_row(f"slot for an adapter, of rank {serving.slot_rank} or less", size(serving.slot))
@@ -146,7 +151,7 @@ def _serving(console: "Console", plan: Plan) -> None:
     cards = plan.served()
     table = _table(
         f"Serving: chats of {CHAT_TOKENS:,} tokens at the same time, by adapters in use",
-        "card, weights",
+        f"{spread.gpus} cards, weights on each" if each else "card, weights",
         *(str(fit.slots) for fit in cards[0].fits),
         "most adapters",
     )
@@ -163,6 +168,33 @@ def _serving(console: "Console", plan: Plan) -> None:
         f"The engine takes {UTILISATION:.0%} of a card, {size(serving.reserve)} of that to compute "
         "with. Adapters here are those in use at one moment (--max-loras, at most 512); others "
         "wait in main memory. Most adapters: with room for one chat.",
+    )
+
+
+def _several(console: "Console", plan: Plan) -> None:
+    console.print()
+    several = plan.several
+    table = _table(
+        f"Serving on 1 to {several.gpus} GPUs: chats beside {ADAPTERS} adapters, by GPUs",
+        "card, weights",
+        *map(str, several.sizes),
+        "fewest",
+    )
+    for row in several.rows(plan.cards):
+        form = "16-bit" if row.quantization == "none" else "NF4"
+        table.add_row(
+            f"{row.card} GB, {form}",
+            *("–" if chats is None else f"{chats:,}" for chats in row.chats),
+            "none" if row.fewest is None else str(row.fewest),
+        )
+    console.print(table)
+    stages = several.serving.spread.pipeline
+    _say(
+        console,
+        "Each layer is cut over the GPUs (--tensor-parallel-size)"
+        + (f", in {stages} stages (--pipeline-parallel-size)" if stages > 1 else "")
+        + "; numbers that are left out do not divide heads, MLP and vocabulary. Training: QLoRA on "
+        f"{several.gpus} GPUs has the base in shards (FSDP), and the rows above on each GPU.",
     )
 
 

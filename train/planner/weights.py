@@ -23,13 +23,18 @@ def _blocks(elements: int, size: int) -> int:
     return -(-elements // size)
 
 
+def packed_bytes(elements: int) -> int:
+    """The 4-bit numbers alone, two a byte."""
+    return _blocks(elements, 2)
+
+
 def nf4_bytes(elements: int, *, double: bool = True) -> int:
     """A 4-bit weight: the packed weight, its scales, the code book.
 
     With double quantisation scales are 8-bit, with a scale of theirs, a code book and an offset.
     """
     scales = _blocks(elements, _BLOCK)
-    packed = _blocks(elements, 2) + 16 * 4
+    packed = packed_bytes(elements) + 16 * 4
     if not double:
         return packed + 4 * scales
     return packed + scales + 4 * _blocks(scales, _NESTED_BLOCK) + 256 * 4 + 4

@@ -48,6 +48,8 @@ class Launcher:
         home = {"LORIKEET_HOME": str(self._settings.home)}
         if self._settings.database_url is not None:
             home["LORIKEET_DATABASE_URL"] = self._settings.database_url
+        if self._settings.store_url is not None:
+            home["LORIKEET_STORE_URL"] = self._settings.store_url
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "train.worker.child", str(folder), str(os.getpid())],

@@ -26,6 +26,7 @@ class WorkerSettings(BaseSettings):
         frozen=True,
         extra="forbid",
         arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
     )
 
     name: str = Field(

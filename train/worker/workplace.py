@@ -3,14 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from registry import Registry
 from registry.disk import translated
-from registry.errors import LeaseLost, LorikeetError
+from registry.errors import BlobDamaged, LeaseLost, LorikeetError
 from registry.finetuning.objects import File, Job
 from train.settings import TrainSettings
 from train.worker.attempts import Attempts, Later
@@ -76,23 +77,16 @@ class Workplace:
         """Have a child do what is ordered; its outcome, also where it was killed.
 
         What `on_beat` raises, and LeaseLost, end the child and pass: in good order, but at once
-        where its job is cancelled. Raises DiskFull or RegistryUnavailable where none can start.
+        where its job is cancelled. Raises UnknownFile, DiskFull or RegistryUnavailable where none
+        can start.
         """
         job = lease.claim.job
         folder = self.folder(job)
-        with translated(self.registry.settings, f"{job.id} cannot be worked on"):
-            folder.give(order)
-            child = self.launch(folder.path, environment, secret)
-        try:
-            while (code := child.wait(self.settings.poll_seconds)) is None:
-                lease.check()
-                on_beat()
-        except LeaseLost:
-            self._end(child, kindly=not self.is_cancelled(job))
-            raise
-        except BaseException:
-            self._end(child, kindly=True)
-            raise
+        with self._files(job):
+            with translated(self.registry.settings, f"{job.id} cannot be worked on"):
+                folder.give(order)
+                child = self.launch(folder.path, environment, secret)
+            code = self._wait(lease, child, on_beat)
         outcome = folder.outcome()
         if outcome is not None:
             return outcome
@@ -107,6 +101,30 @@ class Workplace:
             return self.registry.jobs.get(None, job.id).status == "cancelled"
         except LorikeetError:
             return False
+
+    @contextmanager
+    def _files(self, job: Job) -> Iterator[None]:
+        """The job's files are on this machine; of one that is damaged the child tells."""
+        files = self.registry.files
+        with ExitStack() as held:
+            for file_id in filter(None, (job.training_file, job.validation_file)):
+                with suppress(BlobDamaged):
+                    held.enter_context(files.fetch(files.get(None, file_id)))
+            yield
+
+    def _wait(self, lease: Lease, child: Running, on_beat: OnBeat) -> int:
+        """The child's exit code; it is ended where it must not go on."""
+        try:
+            while (code := child.wait(self.settings.poll_seconds)) is None:
+                lease.check()
+                on_beat()
+        except LeaseLost:
+            self._end(child, kindly=not self.is_cancelled(lease.claim.job))
+            raise
+        except BaseException:
+            self._end(child, kindly=True)
+            raise
+        return code
 
     def _end(self, child: Running, *, kindly: bool) -> None:
         if kindly:

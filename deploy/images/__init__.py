@@ -1,0 +1,1 @@
+"""The container images: how they are built, and what is left out of them."""

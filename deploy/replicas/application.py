@@ -1,0 +1,87 @@
+"""Settings to a Ray Serve application: the deployments, their sizes and their bounds."""
+
+import math
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.deployment import Application
+from ray.serve.request_router import RequestRouter
+
+from deploy.replicas.ingress import Ingress
+from deploy.replicas.keeper import Keeper
+from deploy.replicas.replica import Replica
+from deploy.replicas.router import AffinityRouter
+from serve.settings import ServeSettings
+
+REPLICAS_AN_INGRESS = 4
+SPARE_REQUESTS = 64
+"""Of a replica, beside those that its own admission seats and queues: probes, admin, files."""
+MANY = 100_000
+"""No bound of Ray Serve's: a replica's own are exact, fair and told to the client."""
+END_SECONDS = 10
+"""For a replica to end after its answers have."""
+START_ATTEMPTS = 3
+
+
+def application(
+    settings: ServeSettings, base: str, router: type[RequestRouter] = AffinityRouter
+) -> Application:
+    """Replicas behind an ingress; `base` is the base model's id."""
+    most = max(settings.replicas, settings.max_replicas or 0)
+    keeper = serve.deployment(Keeper).options(
+        num_replicas=1,
+        max_ongoing_requests=MANY,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=1,
+    )
+    replicas = serve.deployment(Replica).options(
+        **_size(settings),
+        max_ongoing_requests=settings.max_num_seqs + settings.max_queue + SPARE_REQUESTS,
+        ray_actor_options=_resources(settings),
+        request_router_config=RequestRouterConfig(
+            request_router_class=router,
+            request_router_kwargs={"room": min(settings.max_num_seqs, settings.max_loras)},
+            request_routing_stats_period_s=1,
+        ),
+        graceful_shutdown_timeout_s=settings.drain_seconds + END_SECONDS,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=1,
+        max_constructor_retry_count=START_ATTEMPTS,
+    )
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="Ingress",
+        num_replicas=math.ceil(most / REPLICAS_AN_INGRESS),
+        max_ongoing_requests=MANY,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=settings.drain_seconds + END_SECONDS,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=1,
+    )
+    return ingress.bind(settings, base, replicas.bind(settings, keeper.bind()))
+
+
+def _size(settings: ServeSettings) -> dict[str, Any]:
+    """A fixed number of replicas, or as many as the requests need: each has its seats taken."""
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=settings.max_num_seqs,
+            upscale_delay_s=settings.upscale_seconds,
+            downscale_delay_s=settings.downscale_seconds,
+        )
+    }
+
+
+def _resources(settings: ServeSettings) -> dict[str, float]:
+    """Of one replica, as Ray counts: its GPUs, where there are any."""
+    if settings.engine == "echo":
+        return {"num_cpus": 0}
+    from serve.engine.parallelism import visible_gpus
+
+    if visible_gpus() == 0:
+        return {"num_cpus": 1}
+    return {"num_cpus": 1, "num_gpus": settings.workers}
