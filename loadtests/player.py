@@ -4,11 +4,13 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
+from loadtests.answer import BrokenStream
 from loadtests.simulation.trace import Request
 from loadtests.traffic import NUMBER_TOKENS, chat_request
 
@@ -23,7 +25,7 @@ class Heard:
     first_token: float = 0.0
     ended: float = 0.0
     tokens: int = 0
-    """Pieces of text; none: it failed."""
+    """As the server counts, or else pieces of text; none: it failed."""
 
 
 async def play(url: str, trace: Sequence[Request]) -> list[Heard]:
@@ -64,13 +66,21 @@ async def _read(
 ) -> None:
     try:
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            response.raise_for_status()
             async for line in response.aiter_lines():
-                if response.status_code != 200 or not line.startswith("data: {"):
-                    continue
-                choices = json.loads(line.removeprefix("data: ")).get("choices")
-                if choices and choices[0]["delta"].get("content"):
-                    heard.ended = time.monotonic() - begin
-                    heard.first_token = heard.first_token or heard.ended
-                    heard.tokens += 1
-    except httpx.HTTPError:
+                if line.startswith("data: {"):
+                    _hear(json.loads(line.removeprefix("data: ")), heard, begin)
+    except (httpx.HTTPError, BrokenStream):
         heard.tokens = 0
+
+
+def _hear(event: Mapping[str, Any], heard: Heard, begin: float) -> None:
+    """Raises: BrokenStream."""
+    if "error" in event:
+        raise BrokenStream(event["error"]["message"])
+    if event["choices"] and event["choices"][0]["delta"].get("content"):
+        heard.ended = time.monotonic() - begin
+        heard.first_token = heard.first_token or heard.ended
+        heard.tokens += 1
+    if usage := event.get("usage"):
+        heard.tokens = usage["completion_tokens"]

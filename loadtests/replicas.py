@@ -103,7 +103,7 @@ def run(
     measured = _figures(trace, heard, hits)
     predicted = figures(simulate(trace, replicas, CAPACITY, timing, POLICIES["affinity"]))
     document = {
-        "about": describe_machine(),
+        "machine": describe_machine(),
         "engine": engine,
         "base": found.id,
         "replicas": replicas,

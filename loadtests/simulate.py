@@ -4,9 +4,9 @@
     python -m loadtests.simulate --adapters 500 --replicas 4      # what four replicas give
     python -m loadtests.simulate --trace day.jsonl --goal 0.5     # your own traffic
 
-It plays the server's own admission, eviction and routing (serve.round_robin, serve.affinity) in
-simulated time; only the engine is a model: a step takes what was measured for so many sequences of
-so many adapters (python -m loadtests.replicas measures). docs/scaling.md reads its tables.
+It plays the server's own admission and routing (serve.round_robin, serve.affinity) in simulated
+time. The engine is a model: a step takes what was measured for so many sequences of so many
+adapters (python -m loadtests.replicas measures). docs/scaling.md reads its tables.
 """
 
 import json
@@ -91,10 +91,11 @@ def run(
     capacity = Capacity(max_num_seqs, max_loras, max_loaded)
     times, mix, console = Timing.read(timing), Lengths.read(lengths), _console()
     if trace is not None:
-        played = [read_trace(trace)]
+        found = read_trace(trace)
+        played = {len({it.adapter for it in found if it.adapter is not None}): found}
     else:
-        played = [
-            drawn(
+        played = {
+            count: drawn(
                 [f"adapter-{number:05}" for number in range(1, count + 1)],
                 rate=rate + rate_per_adapter * count,
                 seconds=seconds,
@@ -103,12 +104,12 @@ def run(
                 seed=seed,
             )
             for count in _counts(adapters)
-        ]
+        }
     rows: list[Row] = []
-    for requests in played:
+    for count, requests in played.items():
         with console.status(f"{len(requests):,} requests"):
             rows += [
-                _row(requests, name, capacity, times, replicas, goal, most, warm_up)
+                _row(count, requests, name, capacity, times, replicas, goal, most, warm_up)
                 for name in policies.split(",")
             ]
     console.print(table(rows))
@@ -120,6 +121,7 @@ def run(
 
 
 def _row(
+    adapters: int,
     requests: Sequence[Request],
     name: str,
     capacity: Capacity,
@@ -134,15 +136,14 @@ def _row(
         requests, capacity, timing, policy, goal=goal, most=most, since=since
     )
     served = simulate(requests, found or most, capacity, timing, policy)
-    count = len({request.adapter for request in requests if request.adapter is not None})
     rate = len(requests) / max(1e-9, requests[-1].at) if requests else 0.0
-    return Row(count, rate, name, found, figures(served, since))
+    return Row(adapters, rate, name, found, figures(served, since))
 
 
 def table(rows: Sequence[Row]) -> Table:
     """For a terminal."""
     shown = Table(title="Simulated")
-    for heading in ("adapters asked", "requests/s"):
+    for heading in ("adapters", "requests/s"):
         shown.add_column(heading, justify="right")
     shown.add_column("routing")
     for heading in ("replicas", "warm", "TTFT p50", "TTFT p99", "tokens/s", "refused"):

@@ -22,7 +22,6 @@ from serve.child import free_port
 from serve.settings import ServeSettings
 
 ADAPTERS = tuple(f"tenant-{number:02}" for number in range(1, 65))
-REPLICA = "ray::ServeReplica:lorikeet:Replica"
 READY_SECONDS = 60
 
 
@@ -88,8 +87,13 @@ class Fleet:
                     listening[connection.laddr.port] = process
         return {port: listening[port] for port in self.ports if port in listening}
 
+    def processes_named(self, name: str) -> list[psutil.Process]:
+        """Ray's processes of that name."""
+        family = psutil.Process().children(recursive=True)
+        return [process for process in family if process.name().startswith(name)]
+
     def wait_ready(self) -> None:
-        """Until each replica says that it is ready, and its routers have heard of it."""
+        """Until each replica says that it is ready."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:

@@ -12,6 +12,7 @@ from deploy.replicas.ingress import Ingress
 from deploy.replicas.keeper import Keeper
 from deploy.replicas.replica import Replica
 from deploy.replicas.router import AffinityRouter
+from serve.engine.environment import built_for_cpu
 from serve.settings import ServeSettings
 
 REPLICAS_AN_INGRESS = 4
@@ -77,11 +78,12 @@ def _size(settings: ServeSettings) -> dict[str, Any]:
 
 
 def _resources(settings: ServeSettings) -> dict[str, float]:
-    """Of one replica, as Ray counts: its GPUs, where there are any."""
+    """Of one replica, as Ray counts: the installed vLLM says whether its workers need GPUs.
+
+    Where vLLM places its workers by Ray, it asks for their GPUs itself.
+    """
     if settings.engine == "echo":
         return {"num_cpus": 0}
-    from serve.engine.parallelism import visible_gpus
-
-    if visible_gpus() == 0:
+    if built_for_cpu() or settings.distributed_executor_backend == "ray":
         return {"num_cpus": 1}
     return {"num_cpus": 1, "num_gpus": settings.workers}

@@ -3,6 +3,7 @@
 import atexit
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,21 +40,31 @@ class Head:
         self._vital: list[psutil.Process] = []
 
     def begin(self, cpus: int, folder: Path) -> None:
-        """Start Ray on the loopback address, with `cpus` as it counts."""
-        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        os.environ.update(ENVIRONMENT | secret)
-        import ray  # which reads them
+        """Start Ray on the loopback address, with `cpus` as it counts.
 
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            configure_logging=False,
-            log_to_driver=True,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
+        Raises: HeadDied.
+        """
+        os.environ.update(ENVIRONMENT)
+        if "ray" not in sys.modules:  # else it has decided on a token of the user's
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        import ray
+
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                configure_logging=False,
+                log_to_driver=True,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise HeadDied(
+                f"Ray does not start: {error}",
+                remedy="it needs some hundred MiB of memory, /dev/shm and temporary files",
+            ) from error
         self._look()
         self._vital = [process for process in self._family if process.name() in HEAD]
 

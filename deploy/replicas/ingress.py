@@ -11,7 +11,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
@@ -54,29 +55,23 @@ class Ingress:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        exchange = _Exchange(scope, receive, send)
         try:
             self._check(scope)
             body = await self._read(scope, receive)
+            passed = {name: scope[name] for name in PASSED if name in scope}
+            handle = self._replicas.options(
+                stream=True, multiplexed_model_id=self._adapter(scope, body)
+            )
+            await exchange.answer(handle.answer.remote(passed, body))
         except RequestError as error:
             await error_response(error)(scope, receive, send)
-            return
         except ClientDisconnect:
-            return
-        adapter = self._adapter(scope, body)
-        passed = {name: scope[name] for name in PASSED if name in scope}
-        handle = self._replicas.options(stream=True, multiplexed_model_id=adapter)
-        messages = handle.answer.remote(passed, body)
-        started: Message | None = None
-        try:
-            async for message in messages:
-                if message["type"] == "http.response.start":
-                    started = message
-                await send(message)
-        except RayError as error:
-            logger.error("a replica is gone, with a request: %s", type(error).__name__)
-            await self._broken_off(started, scope, receive, send)
-        finally:
-            messages.cancel()
+            pass
+        except (RayError, RayServeException) as error:
+            if not exchange.ended:
+                logger.error("a replica is gone, with a request: %s", type(error).__name__)
+                await exchange.break_off()
 
     def _check(self, scope: Scope) -> None:
         if scope["path"] == "/metrics":
@@ -128,18 +123,38 @@ class Ingress:
                 return adapter_of(model)
         return ""
 
-    async def _broken_off(
-        self, started: Message | None, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Tell the client of a replica that died with its request."""
+
+class _Exchange:
+    """The way of an answer to its client."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._started: Message | None = None
+        self.ended = False
+
+    async def answer(self, messages: DeploymentResponseGenerator[Any]) -> None:
+        """Pass the replica's messages on; one that the client leaves is cancelled there."""
+        try:
+            async for message in messages:
+                if message["type"] == "http.response.start":
+                    self._started = message
+                else:
+                    self.ended = not message.get("more_body", False)
+                await self._send(message)
+        finally:
+            messages.cancel()
+
+    async def break_off(self) -> None:
+        """Tell the client that the replica died with its request."""
         error = Unavailable("The server that answered this request has ended; send it again.")
-        if started is None:
-            await error_response(error)(scope, receive, send)
-        elif b"text/event-stream" in dict(started["headers"]).get(b"content-type", b""):
-            event = f"data: {json.dumps(error.body())}\n\n".encode()
-            await send({"type": "http.response.body", "body": event, "more_body": False})
-        else:
+        if self._started is None:
+            await error_response(error)(self._scope, self._receive, self._send)
+            return
+        headers = dict(self._started["headers"])
+        if b"text/event-stream" not in headers.get(b"content-type", b""):
             raise error  # the length was promised: the connection ends before it
+        event = f"data: {json.dumps(error.body())}\n\n".encode()
+        await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
 
 async def _parts(receive: Receive) -> AsyncIterator[bytes]:

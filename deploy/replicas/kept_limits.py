@@ -66,9 +66,14 @@ class KeptLimits:
             yield KeptCharge({})
             return
         request, failed = uuid4().hex, False
-        admitted: Admitted = await self._call(
-            "enter", self._owner, request, key.id, limits, estimate
+        entering = asyncio.ensure_future(
+            self._call("enter", self._owner, request, key.id, limits, estimate)
         )
+        try:
+            admitted: Admitted = await asyncio.shield(entering)
+        except BaseException:  # the client has left: it may be admitted nevertheless
+            self._begin(self._leave(request, None, failed=True, after=entering))
+            raise
         if admitted.refused is not None:
             refusal = TooManyRequests(**admitted.refused)
             refusal.headers = dict(admitted.headers)
@@ -82,7 +87,15 @@ class KeptLimits:
         finally:
             self._begin(self._leave(request, charge.tokens, failed))
 
-    async def _leave(self, request: str, tokens: float | None, failed: bool) -> None:
+    async def _leave(
+        self,
+        request: str,
+        tokens: float | None,
+        failed: bool,
+        after: asyncio.Future[Admitted] | None = None,
+    ) -> None:
+        if after is not None:
+            await asyncio.wait([after])
         with suppress(Unavailable):
             await self._call("leave", self._owner, request, tokens, failed)
 

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 NAME = "lorikeet"
 LOOK_SECONDS = 0.5
-LAST_WORDS = 2000
-"""Of a replica that did not start, in characters."""
 
 
 def serve_replicas(settings: ServeSettings) -> None:
@@ -47,11 +45,11 @@ def serve_replicas(settings: ServeSettings) -> None:
             status.update(f"Starting {settings.replicas} replicas of {base}")
             _wait(lambda: _deploy(settings, base), head.check, stopped)
             status.stop()
-            if not stopped.is_set():
+            if not stopped.is_set():  # else nobody was served yet
                 _tell(settings, base, console, programs)
-            while not stopped.wait(LOOK_SECONDS):
-                head.check()
-            _wait(_drain, head.check, hurry)
+                while not stopped.wait(LOOK_SECONDS):
+                    head.check()
+                _wait(_drain, head.check, hurry)
     console.print("stopped")
 
 
@@ -85,9 +83,10 @@ def _deploy(settings: ServeSettings, base: str) -> None:
         serve.run(application(settings, base), name=NAME, route_prefix="/")
     except (RuntimeError, RayServeException) as error:
         told = serve.status().applications[NAME].deployments.values()
-        words = "; ".join(filter(None, (deployment.message for deployment in told)))
+        tracebacks = [deployment.message for deployment in told if deployment.message]
+        last = (tracebacks or [str(error)])[0].strip().splitlines()[-1]
         raise EngineFailed(
-            f"the replicas did not start: {(words or str(error))[-LAST_WORDS:]}",
+            f"the replicas did not start: {last}",
             remedy="try lorikeet serve without --replicas, which says more",
         ) from error
 

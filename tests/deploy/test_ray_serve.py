@@ -187,6 +187,41 @@ def test_metrics_are_the_replicas_own(fleet: Fleet) -> None:
     assert all(fleet.metric(port, "lorikeet_ready") == 1 for port in fleet.ports)
 
 
+def test_a_client_that_leaves_ends_its_request(fleet: Fleet) -> None:
+    def left() -> float:
+        return sum(
+            fleet.metric(p, "lorikeet_requests_total", model=f"{ADAPTERS[0]}@1", status="499")
+            for p in fleet.ports
+        )
+
+    async def leave() -> None:
+        arrived = asyncio.Event()
+        async with fleet.client() as client:
+            reading = asyncio.create_task(stream(client, ADAPTERS[0], arrived.set))
+            await arrived.wait()
+            reading.cancel()
+
+    before = left()
+    asyncio.run(leave())
+    deadline = time.monotonic() + 10
+    while left() == before:
+        assert time.monotonic() < deadline
+
+
+def test_limits_are_counted_again_when_the_keeper_has_died(fleet: Fleet) -> None:
+    key = key_of("kept", rpm=5)
+    (keeper,) = fleet.processes_named("ray::ServeReplica:lorikeet:Keeper")
+
+    async def ask(requests: int) -> list[int]:
+        async with fleet.client(key) as client:
+            answers = await gather(chat(client, it, max_tokens=1) for it in ADAPTERS[:requests])
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask(4)) == [200] * 4
+    keeper.kill()
+    assert asyncio.run(ask(8)).count(200) == 5
+
+
 def test_a_killed_replica_loses_its_requests_in_flight_and_is_replaced(fleet: Fleet) -> None:
     dies = fleet.ports[0]
     doomed = [it for it in ADAPTERS if preference(it, ["0", "1"])[0] == "0"][:4]
@@ -241,3 +276,17 @@ def answers(port: int) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).status_code == 200
     return False
+
+
+def test_a_cluster_that_is_there_gets_the_same_application(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `serve run deploy.ray_serve:app replicas=3` builds."""
+    from ray.serve.deployment import Application
+
+    from deploy.ray_serve import app
+
+    monkeypatch.setenv("LORIKEET_SERVE_ENGINE", "echo")
+    assert isinstance(app({"replicas": "3", "max_replicas": "9"}), Application)
+    with pytest.raises(ValueError, match="max_replicas"):
+        app({"replicas": "3", "max_replicas": "2"})

@@ -28,6 +28,12 @@ def test_the_page_is_made_of_its_results() -> None:
     assert page.count("<!-- end -->") >= 7
 
 
+def test_the_page_of_scaling_is_made_of_its_results_too() -> None:
+    page = PAGE.with_name("scaling.md").read_text(encoding="utf-8")
+    assert filled(page, PAGE.with_suffix("")) == page
+    assert page.count("<!-- end -->") == 3
+
+
 def test_a_benchmarks_own_json_fills_every_table(tmp_path: Path) -> None:
     results = Results({"machine": MACHINE | {"versions": {"vllm": "0.32.0"}}})
     results.turns.append(Turn(OURS, BASE, Figures(10, 0, 80.0, 1.0, 2.0)))
