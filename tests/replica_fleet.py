@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from ray_processes import forget_rays_processes
 
 from loadtests.data_folder import DataFolder
 from loadtests.traffic import Zipf
@@ -197,6 +198,7 @@ def running_fleet(folder: Path, base: Path) -> Iterator[Fleet]:
             )
             yield Fleet(settings, identified.id, data.key("ops", admin=True))
             serve.shutdown()
+        forget_rays_processes()
 
 
 def key_of(tenant: str, **limits: int) -> str:

@@ -67,7 +67,7 @@ def test_two_crowds_ask_one_server(
     found = measure_quiet(OURS, fake_server.url, noisy, quiet, tmp_path)
     assert found.failures == found.noisy_failures == 0
     assert found.ttfts
-    assert found.ttfts[0] == pytest.approx(FIRST_SECONDS, abs=0.15)
+    assert min(found.ttfts) == pytest.approx(FIRST_SECONDS, abs=0.15)
     assert found.noisy_answers > len(found.ttfts)
     assert fake_server.keys == {
         "red": "Bearer lk-noisy",

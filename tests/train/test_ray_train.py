@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray_processes import forget_rays_processes
 from typer.testing import CliRunner
 
 import train
@@ -31,6 +32,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="warning")
     yield
     ray.shutdown()
+    forget_rays_processes()
 
 
 def command(*options: str) -> Any:
