@@ -10,14 +10,22 @@ machine `lorikeet serve --replicas N` starts Ray too.
 from ray.serve.deployment import Application
 
 from deploy.replicas.application import application
-from registry import RegistrySettings, resolve_base
+from registry import Registry, RegistrySettings, UsageError, resolve_base
 from serve.settings import ServeSettings
 
 
 def app(arguments: dict[str, str]) -> Application:
     """Built by Ray Serve; `arguments` are fields of ServeSettings, and go before the environment.
 
-    Raises: ValidationError, LorikeetError where the base cannot be had.
+    Raises: ValidationError, LorikeetError where the base cannot be had, UsageError where anybody
+    could use the cluster.
     """
     settings = ServeSettings.model_validate(ServeSettings().model_dump() | arguments)
-    return application(settings, resolve_base(settings.base, RegistrySettings()).id)
+    places = RegistrySettings()
+    with Registry.open(places) as registry:
+        if not (settings.insecure or registry.keys.exist()):
+            raise UsageError(
+                "a cluster can be reached from other machines, and there are no keys",
+                remedy="make one (lorikeet keys create --tenant NAME), or say insecure=true",
+            )
+    return application(settings, resolve_base(settings.base, places).id)

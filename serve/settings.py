@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry import DEFAULT_BASE
 
+MAX_PORT = 65535
+
 
 class ServeSettings(BaseSettings):
     """Frozen; unknown keys are refused."""
@@ -29,7 +31,7 @@ class ServeSettings(BaseSettings):
 
     base: str = DEFAULT_BASE
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=MAX_PORT)
     insecure: bool = False
     """Serve without keys on an address that other machines reach."""
     engine: Literal["vllm", "echo"] = "vllm"
@@ -106,7 +108,7 @@ class ServeSettings(BaseSettings):
     """Run `lorikeet worker` beside the server."""
     train_window: str | None = None
     """When that worker may train, in the machine's local time: 22:00-06:00; None: always."""
-    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_port: int | None = Field(default=None, ge=0, le=MAX_PORT)
     """Serve `/metrics` there, without keys, instead of on `port`; 0: any free one."""
     metrics_adapters: int = Field(default=100, ge=1, le=1000)
     """Adapter versions that have series of their own: the busiest; the others are `other`."""
@@ -193,8 +195,14 @@ class ServeSettings(BaseSettings):
             )
         if self.replicated and self.with_worker:
             raise ValueError("--with-worker is for one server: run lorikeet worker beside replicas")
-        if self.replicated and self.port == 0:
-            raise ValueError("replicas need a --port that is known")
+        if self.replicated and 0 in (self.port, self.metrics_port):
+            raise ValueError("replicas need a --port, and a --metrics-port, that is known")
+        ports = self.metrics_ports if self.replicated else range(0)
+        if self.port in ports or ports.stop > MAX_PORT + 1:
+            raise ValueError(
+                f"replicas have their metrics on {ports.start} to {ports.stop - 1}: these must be "
+                f"ports, and none of them --port ({self.port})"
+            )
         return self
 
     @property

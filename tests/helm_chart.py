@@ -68,6 +68,10 @@ EVERYTHING: Values = {
 }
 INSTALLATIONS: dict[str, Values] = {
     "one-pod": {},
+    "store-without-database": {
+        "registry": {"store": {"url": "s3://models/lorikeet", "credentialsSecret": "lorikeet-s3"}},
+        "server": {"preStopSeconds": 0},
+    },
     "one-pod-that-trains": {"server": {"settings": {"with_worker": True, "engine": "echo"}}},
     "replicas": {**SHARED, "server": {"replicas": 2}},
     "shared-volume": {

@@ -39,7 +39,7 @@ def application(
     replicas = serve.deployment(Replica).options(
         **_size(settings),
         max_ongoing_requests=settings.max_num_seqs + settings.max_queue + SPARE_REQUESTS,
-        ray_actor_options=_resources(settings),
+        ray_actor_options=resources(settings),
         request_router_config=RequestRouterConfig(
             request_router_class=router,
             request_router_kwargs={"room": min(settings.max_num_seqs, settings.max_loras)},
@@ -55,7 +55,8 @@ def application(
         num_replicas=math.ceil(most / REPLICAS_AN_INGRESS),
         max_ongoing_requests=MANY,
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=settings.drain_seconds + END_SECONDS,
+        # It tells of the answers that end with their replica.
+        graceful_shutdown_timeout_s=settings.drain_seconds + 2 * END_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=1,
     )
@@ -77,7 +78,7 @@ def _size(settings: ServeSettings) -> dict[str, Any]:
     }
 
 
-def _resources(settings: ServeSettings) -> dict[str, float]:
+def resources(settings: ServeSettings) -> dict[str, float]:
     """Of one replica, as Ray counts: the installed vLLM says whether its workers need GPUs.
 
     Where vLLM places its workers by Ray, it asks for their GPUs itself.

@@ -104,12 +104,12 @@ class Ingress:
         """The most that a caller may send there; what is large only one that a replica knows."""
         settings = self._settings
         large = {FILES: settings.max_file_bytes + MULTIPART_BYTES}.get(scope["path"])
-        if scope["path"].startswith(UPLOADS):
+        if to_admin := scope["path"].startswith(UPLOADS):
             large = settings.max_upload_bytes
         if large is None:
             return settings.max_body_bytes
         presented = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        known = await self._replicas.knows.remote(presented)
+        known = await self._replicas.knows.remote(presented, as_admin=to_admin)
         return large if known else settings.max_body_bytes
 
     def _adapter(self, scope: Scope, body: Body) -> str:

@@ -42,6 +42,7 @@ def serve_replicas(settings: ServeSettings) -> None:
 
         cpus = max(os.cpu_count() or 1, settings.replicas, settings.max_replicas or 0)
         with ray_head(cpus) as head:
+            _check_gpus(settings)
             status.update(f"Starting {settings.replicas} replicas of {base}")
             _wait(lambda: _deploy(settings, base), head.check, stopped)
             status.stop()
@@ -66,6 +67,21 @@ def _prepared(settings: ServeSettings, say: Callable[[str], None]) -> str:
     for port in settings.metrics_ports:
         bind(settings.host, port, "--metrics-port").close()
     return resolve_base(settings.base, places, lambda what, _: say(what)).id
+
+
+def _check_gpus(settings: ServeSettings) -> None:
+    """Ray would wait for ever for GPUs that are not there. Raises: UsageError."""
+    import ray
+
+    from deploy.replicas.application import resources
+
+    needed = settings.replicas * resources(settings).get("num_gpus", 0)
+    found = ray.cluster_resources().get("GPU", 0)
+    if needed > found:
+        raise UsageError(
+            f"--replicas {settings.replicas} takes {needed:g} GPUs, and {found:g} can be seen here",
+            remedy="start fewer replicas, or fewer GPUs for each (--tensor-parallel-size)",
+        )
 
 
 def _deploy(settings: ServeSettings, base: str) -> None:

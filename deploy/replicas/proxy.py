@@ -9,12 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 REQUEST_ID = b"x-request-id"
 STRIPPED = {
     REQUEST_ID,
-    b"serve_multiplexed_model_id",
+    b"serve-multiplexed-model-id",
     b"x-request-disconnect-disabled",
     b"x-request-timeout-seconds",
     b"x-session-id",
 }
-"""What Ray would obey."""
+"""What Ray would obey, to which `_` and `-` are the same."""
 
 
 class HeaderMiddleware:
@@ -28,7 +28,7 @@ class HeaderMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = [(name, value) for name, value in scope["headers"] if name not in STRIPPED]
+        headers = [it for it in scope["headers"] if it[0].replace(b"_", b"-") not in STRIPPED]
 
         async def send_one_id(message: Message) -> None:
             if message["type"] == "http.response.start":

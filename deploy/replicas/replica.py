@@ -78,13 +78,13 @@ class Replica:
         async for message in exchange(self._app, scope, pieces):
             yield message
 
-    async def knows(self, authorization: str) -> bool:
-        """Whether a request with this Authorization header is from a known caller."""
+    async def knows(self, authorization: str, *, as_admin: bool) -> bool:
+        """Whether a request with this Authorization header is from a known caller, or an admin."""
         try:
-            await self._service.authenticator.principal(authorization)
+            principal = await self._service.authenticator.principal(authorization)
         except RequestError:
             return False
-        return True
+        return principal.admin or not as_admin
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """What the routers hear of this replica once."""

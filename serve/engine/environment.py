@@ -47,11 +47,14 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         # The rows of logits that are not finite are counted, as serve.engine.worker says.
         "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # Where the engine's processes talk to each other, nobody else is to listen.
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_LOOPBACK_IP": "127.0.0.1",
-        "GLOO_SOCKET_IFNAME": "lo",
     }
+    if settings.distributed_executor_backend != "ray":
+        # Where the engine's processes talk to each other, nobody else is to listen.
+        env |= {
+            "VLLM_HOST_IP": "127.0.0.1",
+            "VLLM_LOOPBACK_IP": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
     if "VLLM_LOGGING_CONFIG_PATH" not in os.environ:
         env["VLLM_CONFIGURE_LOGGING"] = "0"  # its lines come out as ours do
     if not settings.verbose or settings.log_format == "json":  # torch has ways of its own to print

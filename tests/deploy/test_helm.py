@@ -179,7 +179,9 @@ def test_a_pod_is_given_the_time_to_drain(name: str) -> None:
     settings = INSTALLATIONS[name].get("server", {}).get("settings", {})
     drain = settings.get("drain_seconds", ServeSettings().drain_seconds) + ERROR_SECONDS
     worker = STOP_SECONDS if settings.get("with_worker") else 0
-    waits = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    hook = server.get("lifecycle")
+    assert (hook is None) == (name == "store-without-database")
+    waits = hook["preStop"]["sleep"]["seconds"] if hook else 0
     assert pod["terminationGracePeriodSeconds"] >= waits + max(drain, worker) + 20
 
 
@@ -250,7 +252,11 @@ def test_gpus_are_asked_for_and_choose_the_image() -> None:
 
 
 def test_without_a_database_the_volume_is_kept_and_with_a_store_it_is_a_cache() -> None:
-    for name, kept in (("one-pod", "Retain"), ("replicas", "Delete")):
+    for name, kept in (
+        ("one-pod", "Retain"),
+        ("store-without-database", "Retain"),  # the keys and aliases are on it
+        ("replicas", "Delete"),
+    ):
         spec = installed(name).one("StatefulSet")["spec"]
         assert spec["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == kept
 

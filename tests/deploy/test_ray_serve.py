@@ -22,7 +22,10 @@ from replica_fleet import (
     stream,
     zipf_traffic,
 )
+from starlette.types import Receive, Scope, Send
 
+from deploy.replicas.proxy import HeaderMiddleware
+from registry import UsageError
 from serve.affinity import preference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -167,6 +170,29 @@ def test_what_is_large_comes_whole(fleet: Fleet) -> None:
     assert asyncio.run(send("lk-nobody")).status_code == 413
 
 
+def test_what_is_for_admins_is_read_of_admins_alone(fleet: Fleet) -> None:
+    weights = bytes(6 * 1024**2)
+
+    async def publish(key: str) -> httpx.Response:
+        async with fleet.client(key) as client:
+            return await client.post("/admin/adapters/mine", files={"file": ("a.zip", weights)})
+
+    assert asyncio.run(publish(key_of("a-tenant"))).status_code == 413
+    assert asyncio.run(publish(fleet.admin)).status_code == 400  # it was read: it is no archive
+
+
+@pytest.mark.parametrize("name", [b"serve_multiplexed_model_id", b"Serve-Multiplexed-Model-Id"])
+async def test_no_header_of_a_client_steers_the_proxy(name: bytes) -> None:
+    passed: list[tuple[bytes, bytes]] = []
+
+    async def ray(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.extend(scope["headers"])
+
+    scope = {"type": "http", "headers": [(name.lower(), b"mine"), (b"accept", b"*/*")]}
+    await HeaderMiddleware(ray)(scope, None, None)  # type: ignore[arg-type]
+    assert passed == [(b"accept", b"*/*")]
+
+
 def test_an_answer_has_one_request_id_that_no_client_chooses(fleet: Fleet) -> None:
     async def ask() -> httpx.Response:
         async with fleet.client() as client:
@@ -287,6 +313,9 @@ def test_a_cluster_that_is_there_gets_the_same_application(
     from deploy.ray_serve import app
 
     monkeypatch.setenv("LORIKEET_SERVE_ENGINE", "echo")
+    with pytest.raises(UsageError, match="no keys"):
+        app({"replicas": "3"})
+    key_of("ops")
     assert isinstance(app({"replicas": "3", "max_replicas": "9"}), Application)
     with pytest.raises(ValueError, match="max_replicas"):
         app({"replicas": "3", "max_replicas": "2"})

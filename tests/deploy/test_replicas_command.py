@@ -92,6 +92,8 @@ def test_a_ray_head_that_dies_ends_the_command_with_an_error(home: Path, tmp_pat
         (["--replicas", "2", "--with-worker"], "lorikeet worker"),
         (["--replicas", "2", "--max-replicas", "1"], "at least replicas"),
         (["--replicas", "2", "--port", "0"], "--port"),
+        (["--replicas", "2", "--metrics-port", "0"], "--metrics-port"),
+        (["--replicas", "2", "--port", "9101", "--metrics-port", "9100"], "9100 to 9101"),
         (["--replicas", "2", "--host", "0.0.0.0"], "lorikeet keys create"),
     ],
 )

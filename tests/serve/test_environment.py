@@ -16,6 +16,14 @@ def test_only_our_plugins_are_let_in() -> None:
     assert env["VLLM_PLUGINS"] == "lorikeet,bitsandbytes"
 
 
+def test_an_engine_on_one_machine_talks_to_nobody_else() -> None:
+    assert engine_environment(ServeSettings(), Path("/c"))["VLLM_HOST_IP"] == "127.0.0.1"
+    several = ServeSettings(distributed_executor_backend="ray")
+    assert (
+        not {"VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"} & engine_environment(several, Path("/c")).keys()
+    )
+
+
 def test_small_machines_compute_on_every_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert engine_environment(ServeSettings(), Path("/c"))["VLLM_CPU_OMP_THREADS_BIND"] == "0,1"
