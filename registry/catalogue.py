@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 from sqlalchemy.orm import Session
 
 from registry.aliases import Alias
@@ -30,6 +30,8 @@ from registry.version import Version
 
 SHORT_DIGEST = len("sha256:") + 12
 _BATCH = 500
+_State = tuple[str, int]
+"""A version's folder, and the revision of its manifest."""
 
 
 class Catalogue:
@@ -39,8 +41,9 @@ class Catalogue:
         """`path` tells where the files of a version are on this machine."""
         self._database = database
         self._path = path
-        # By row, each with the revision of its manifest: read once, and again once it was added to.
-        self._known: dict[int, tuple[int, Version]] = {}
+        # By row, each with its folder and the revision of its manifest: read once, and again where
+        # it was added to, or a database that was set back has given the row's id anew.
+        self._known: dict[int, tuple[_State, Version]] = {}
 
     def get(self, reference: Reference, draw: float = 1.0) -> Version:
         """The version that `reference` means now; `draw` as for Registry.get.
@@ -65,7 +68,7 @@ class Catalogue:
                 found = rows.execute(LIVE, {"name": name, "number": number}).one_or_none()
             if number is None or found is None:
                 raise self._unknown(rows, reference, sorted(meant))
-            version = self._versions(rows, [(found.id, found.revision)])[found.id]
+            version = self._versions(rows, [_state(found)])[found.id]
         return _as_of_now(version, aliases, found.reason)
 
     def read(
@@ -87,7 +90,7 @@ class Catalogue:
         aliases: dict[str, list[Alias]] = {}
         for name, alias, number, canary, percent in rows.execute(of_alias):
             aliases.setdefault(name, []).append(Alias(alias, number, canary, percent or 0))
-        known = self._versions(rows, [(row.id, row.revision) for row in live], unreadable)
+        known = self._versions(rows, [_state(row) for row in live], unreadable)
         read = [(known[row.id], row.reason) for row in live if row.id in known]
         versions = [pair for pair in read if pair[0].name not in (unreadable or ())]
         versions.sort(key=lambda pair: (pair[0].name, pair[0].number))  # not by a collation
@@ -235,19 +238,17 @@ class Catalogue:
         """The versions whose manifest has more in its row than in its file."""
         with self._database.reading() as rows:
             found = rows.execute(UNFILED).all()
-            return [*self._versions(rows, [(row.id, row.revision) for row in found]).values()]
+            return [*self._versions(rows, [_state(row) for row in found]).values()]
 
     def _versions(
         self,
         rows: Connection,
-        wanted: Sequence[tuple[int, int | None]],
+        wanted: Sequence[tuple[int, _State]],
         unreadable: set[str] | None = None,
     ) -> dict[int, Version]:
-        """The versions of these rows at these revisions, read from the database where unknown."""
-        stale = [
-            row for row, revision in wanted if self._known.get(row, (-1,))[0] != (revision or 0)
-        ]
-        revisions = {row: revision or 0 for row, revision in wanted}
+        """The versions of these rows in these states, read from the database where unknown."""
+        stale = [row for row, state in wanted if self._known.get(row, (None,))[0] != state]
+        states = dict(wanted)
         for start in range(0, len(stale), _BATCH):
             for row in rows.execute(CONTENT, {"ids": stale[start : start + _BATCH]}):
                 try:
@@ -264,7 +265,7 @@ class Catalogue:
                 version = Version(
                     row.name, row.number, short, path, manifest, (), tenant=row.tenant
                 )
-                self._known[row.id] = revisions[row.id], version
+                self._known[row.id] = states[row.id], version
         return {row: self._known[row][1] for row, _ in wanted if row in self._known}
 
     def _unknown(
@@ -320,3 +321,8 @@ def _adapter(session: Session, name: str, tenant: str | None) -> AdapterRow:
         row = AdapterRow(name=name, last_number=0, tenant=tenant)
         session.add(row)
     return row
+
+
+def _state(row: Row[Any]) -> tuple[int, _State]:
+    """Of a row of LIVE, EVERY_LIVE or UNFILED: its id, and its state."""
+    return row.id, (row.folder, row.revision or 0)

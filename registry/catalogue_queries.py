@@ -41,13 +41,13 @@ _RECORDING_OF_VERSION = and_(
     RecordingRow.name == VersionRow.name, RecordingRow.number == VersionRow.number
 )
 LIVE = (
-    select(VersionRow.id, QuarantineRow.reason, RecordingRow.revision)
+    select(VersionRow.id, VersionRow.folder, QuarantineRow.reason, RecordingRow.revision)
     .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
     .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
     .where(VersionRow.name == bindparam("name"), VersionRow.number == bindparam("number"), _IS_LIVE)
 )
 UNFILED = (
-    select(VersionRow.id, RecordingRow.revision)
+    select(VersionRow.id, VersionRow.folder, RecordingRow.revision)
     .join(RecordingRow, _RECORDING_OF_VERSION)
     .where(RecordingRow.filed < RecordingRow.revision, _IS_LIVE)
 )
@@ -58,7 +58,7 @@ NEWEST = (
     .limit(5)
 )
 EVERY_LIVE = (
-    select(VersionRow.id, QuarantineRow.reason, RecordingRow.revision)
+    select(VersionRow.id, VersionRow.folder, QuarantineRow.reason, RecordingRow.revision)
     .outerjoin(QuarantineRow, _QUARANTINE_OF_VERSION)
     .outerjoin(RecordingRow, _RECORDING_OF_VERSION)
     .where(_IS_LIVE)

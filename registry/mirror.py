@@ -72,7 +72,7 @@ class News:
     whole: bool
     adapters: dict[str, _Adapter]
     unreadable: set[str]
-    keys: dict[str, StoredKey]
+    keys: dict[str, StoredKey | None]
     now: datetime
     at: float
     revision: str
@@ -88,6 +88,8 @@ class Mirror:
         self._adapters: dict[str, _Adapter] = {}
         self._models: dict[str, Model] = {}
         self._keys: dict[str, StoredKey] = {}
+        self._had_keys = False
+        self._doubted = False
         self._now, self._at = datetime.min.replace(tzinfo=UTC), 0.0
         self.revision = migrations.HEAD
 
@@ -113,6 +115,10 @@ class Mirror:
                 revision,
             )
 
+    def doubt(self) -> None:
+        """The database was away, and may have been set back: read all of it the next time."""
+        self._doubted = True
+
     def take(self, news: News) -> None:
         """Have what was read; of what cannot be read, what was known before."""
         for name in news.unreadable:
@@ -124,13 +130,19 @@ class Mirror:
             gone = self._adapters.keys() - adapters.keys() - news.unreadable
             adapters = adapters | {name: _Adapter((), ()) for name in gone}
             self._keys = {}
+            self._doubted = False
         for name, adapter in adapters.items():
             before = self._adapters.pop(name, None)
             for model in before.models if before is not None else ():
                 self._models.pop(model.name, None)
             self._adapters[name] = adapter
             self._models |= {model.name: model for model in adapter.models}
-        self._keys |= news.keys
+        for key_id, key in news.keys.items():
+            if key is None:
+                self._keys.pop(key_id, None)
+            else:
+                self._keys[key_id] = key
+        self._had_keys |= bool(news.keys)
         self._number, self.revision = news.number, news.revision
         self._now, self._at = news.now, news.at
 
@@ -169,8 +181,11 @@ class Mirror:
 
     @property
     def has_keys(self) -> bool:
-        """Whether any key was ever made; a revoked one counts."""
-        return bool(self._keys)
+        """Whether any key was ever made; a revoked one counts.
+
+        What once had keys is not open to all again because its database is made anew.
+        """
+        return self._had_keys
 
     def key(self, secret: str) -> Key | None:
         """The active key of that secret, None where there is none; an unknown id takes as long."""
@@ -188,9 +203,10 @@ class Mirror:
     def _changed(self, rows: Connection, number: int) -> tuple[list[str] | None, list[str] | None]:
         """The adapters and the keys' ids that changed; None where all is to be read.
 
-        That is at first, after many changes, and of a database that was set back to a backup.
+        That is at first, after many changes, and of a database that was away or set back to a
+        backup.
         """
-        if not self.read_once or number < self._number:
+        if not self.read_once or self._doubted or number < self._number:
             return None, None
         if number == self._number:
             return [], []
@@ -219,11 +235,13 @@ class Mirror:
         return {name: _Adapter(versions[name], models[name]) for name in wanted_names - unreadable}
 
 
-def _read_keys(rows: Connection, ids: Collection[str] | None) -> dict[str, StoredKey]:
+def _read_keys(rows: Connection, ids: Collection[str] | None) -> dict[str, StoredKey | None]:
+    """The keys of these ids, None for one that is gone; all for None."""
     if ids is not None and not ids:
         return {}
     wanted = select(KeyRow) if ids is None else select(KeyRow).where(KeyRow.id.in_(ids))
-    return {row.id: stored(row) for row in rows.execute(wanted)}
+    found: dict[str, StoredKey | None] = {row.id: stored(row) for row in rows.execute(wanted)}
+    return dict.fromkeys(ids or ()) | found
 
 
 _NEWEST = select(func.max(ChangeRow.number), migrations.REVISION)

@@ -65,6 +65,7 @@ class Registry:
         self._database = database
         self._storage, files = open_storage(settings, database)
         self._catalogue = Catalogue(database, self._storage.path)
+        self._looking: list[Database] = []
         self._publisher = Publisher(settings, self._catalogue, self._storage, self._locked)
         self._aliases = Aliases(database)
         self.keys = Keys(database)
@@ -99,7 +100,8 @@ class Registry:
 
     def close(self) -> None:
         """Close the database's connections."""
-        self._database.close()
+        for database in (self._database, *self._looking):
+            database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -108,8 +110,13 @@ class Registry:
         self.close()
 
     def mirror(self) -> Mirror:
-        """The registry in memory, for a server that goes on when the database is away."""
-        return Mirror(self._database, self._catalogue)
+        """The registry in memory, for a server that goes on when the database is away.
+
+        It has connections of its own: no writer that waits for another keeps it from looking.
+        """
+        looking = Database(self.settings.url)
+        self._looking.append(looking)
+        return Mirror(looking, Catalogue(looking, self._storage.path))
 
     def get(self, reference: str | Reference, *, draw: float = 1.0) -> Version:
         """The version that `reference` means now; a bare name means `prod`, else the latest.

@@ -17,21 +17,23 @@ from registry import (
     check_adapter,
 )
 from serve.errors import BadRequest, FilesUnavailable
+from serve.registry_link import in_thread
 
 logger = logging.getLogger(__name__)
 
-_FETCHES = 8
-"""At once: one that a store keeps waiting leaves room for those that the cache has."""
-
 
 class AdapterFiles:
-    """Fetches and checks in threads of its own. All methods run on the event loop."""
+    """Fetches and checks in threads of its own. All methods run on the event loop.
+
+    A version has one fetch at a time, which nobody's end waits for: a store that hangs keeps
+    neither other versions nor the process.
+    """
 
     def __init__(self, registry: Registry, base: Base, limits: Limits) -> None:
         self._registry = registry
         self._base = base
         self._limits = limits
-        self._fetchers = ThreadPoolExecutor(_FETCHES, "fetch-adapter")
+        self._fetching: dict[Path, asyncio.Task[Path]] = {}
         self._verifiers = ThreadPoolExecutor(2, "verify-adapter")
 
     async def fetch(self, version: Version, held: ExitStack) -> None:
@@ -39,11 +41,15 @@ class AdapterFiles:
 
         Raises: BadRequest where they are damaged, FilesUnavailable.
         """
-        fetching = self._fetchers.submit(self._fetch, version, held)
+        while (before := self._fetching.get(version.path)) is not None:
+            await asyncio.wait([before])
+        fetching = asyncio.create_task(in_thread(self._fetch, version, held))
+        self._fetching[version.path] = fetching
+        fetching.add_done_callback(lambda _: self._fetching.pop(version.path, None))
         try:
-            await asyncio.wrap_future(fetching)
+            await asyncio.shield(fetching)
         except asyncio.CancelledError:
-            fetching.add_done_callback(lambda _: held.close())  # a thread cannot be cancelled
+            fetching.add_done_callback(lambda done: _let_go(done, held))  # a thread goes on
             raise
         except (RegistryUnavailable, DiskFull) as error:
             logger.error("%s cannot be fetched: %s (%s)", version.reference, error, error.remedy)
@@ -69,6 +75,13 @@ class AdapterFiles:
 
     def _fetch(self, version: Version, held: ExitStack) -> Path:
         return held.enter_context(self._registry.fetch(version))
+
+
+def _let_go(fetched: asyncio.Task[Path], held: ExitStack) -> None:
+    """Nobody waits for it any more."""
+    if not fetched.cancelled():
+        fetched.exception()
+    held.close()
 
 
 def _refused(version: Version, reason: str) -> BadRequest:

@@ -161,17 +161,25 @@ class Adapters:
     async def quarantine(self, version: Version, reason: str) -> None:
         """Keep a version that failed while it was served away from every server, and unload it."""
         name = engine_name(version)
+        if not self._quarantine.hold(name, _quarantined(version, reason)):  # here, from now on
+            return
         logger.error("quarantined %s: %s", version.reference, reason)
         self._metrics.quarantines.inc()
-        self._quarantine.failed(name, _quarantined(version, reason))  # here, from now on
         task = asyncio.create_task(self._unload_when_idle(name))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
-        await self._link.record(self._registry.quarantine, version.name, version.number, reason)
+        loop = asyncio.get_running_loop()
+
+        def record() -> None:
+            self._registry.quarantine(version.name, version.number, reason)
+            loop.call_soon_threadsafe(self._quarantine.let_go, name)  # the registry's from now on
+
+        await self._link.record(record)
 
     async def release(self, version: Version) -> Version:
         """Let a quarantined version be tried again."""
         self._quarantine.clear(engine_name(version))
+        self._quarantine.let_go(engine_name(version))
         return await self._link.call(self._registry.release, version.name, version.number)
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
 """Versions that could not be loaded: kept from the engine, for longer with each failure.
 
-What fails while it is served is quarantined in the registry instead, for every server and until
-an operator releases it.
+What fails while it is served is quarantined in the registry, for every server and until an operator
+releases it; until that is recorded, it is held here.
 """
 
 import time
@@ -29,9 +29,20 @@ class Quarantine:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures: OrderedDict[str, _Failure] = OrderedDict()
+        self._held: dict[str, RequestError] = {}
+
+    def hold(self, name: str, error: RequestError) -> bool:
+        """Keep a version away until `let_go`; whether it was not held before."""
+        return self._held.setdefault(name, error) is error
+
+    def let_go(self, name: str) -> None:
+        """Hold it no more."""
+        self._held.pop(name, None)
 
     def check(self, name: str) -> None:
         """Raises: the error of the last failure, until it is time to try again."""
+        if (error := self._held.get(name)) is not None:
+            raise error.with_traceback(None)
         failure = self._failures.get(name)
         if failure is not None and self._clock() < failure.until:
             raise failure.error.with_traceback(None)
@@ -54,5 +65,7 @@ class Quarantine:
 
     def reason(self, name: str) -> str | None:
         """Why the version is kept away now, None where it is not."""
+        if (error := self._held.get(name)) is not None:
+            return error.message
         failure = self._failures.get(name)
         return failure.error.message if failure and self._clock() < failure.until else None

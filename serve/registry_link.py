@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from registry import LorikeetError, Mirror, Registry, RegistryUnavailable, migrations
+from registry import DiskFull, LorikeetError, Mirror, Registry, RegistryUnavailable, migrations
 from serve.errors import RegistryAway
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ PATIENCE_SECONDS = 10.0
 CHECK_SECONDS = 0.5
 STORE_SECONDS = 5.0
 """How often the shared store is asked for a sign of life."""
+STORE_HANG_SECONDS = 15.0
+"""The store is away when it owes an answer for so long: a hung mount never gives one."""
 LATER_TABLES = "up, with the tables of a later version: upgrade this server too"
 
 P = ParamSpec("P")
@@ -54,6 +56,7 @@ class RegistryLink:
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: list[asyncio.Task[None]] = []
         self._told_later = False
+        self._store_silent_since: datetime | None = None
 
     async def start(self) -> None:
         """Read the registry, and follow it until `stop`."""
@@ -118,7 +121,7 @@ class RegistryLink:
             while True:
                 try:
                     await self.call(function, *args, **kwargs)
-                except (RegistryAway, RegistryUnavailable):
+                except (RegistryAway, RegistryUnavailable, DiskFull):
                     await asyncio.sleep(LOOK_SECONDS)
                 except LorikeetError as error:
                     logger.error("%s", error)
@@ -132,7 +135,7 @@ class RegistryLink:
     @property
     def store_away_since(self) -> datetime | None:
         """Since when the store of adapters and files has not answered; None while it does."""
-        return self._registry.store_away_since
+        return self._registry.store_away_since or self._store_silent_since
 
     def status(self) -> dict[str, str]:
         """Of `registry` and `store`, in words: for whoever keeps the server running."""
@@ -177,6 +180,7 @@ class RegistryLink:
                 exc_info=None if known else error,
             )
         self._answers = False
+        self._mirror.doubt()
 
     def _met(self, at: float) -> None:
         if not self._answers:
@@ -199,12 +203,18 @@ class RegistryLink:
     async def _follow_store(self) -> None:
         while True:
             was_away = self.store_away_since
-            with contextlib.suppress(LorikeetError):
-                await in_thread(self._registry.ask_store)
+            asked, asking = datetime.now(UTC), asyncio.create_task(self._ask_store())
+            done, _ = await asyncio.wait([asking], timeout=STORE_HANG_SECONDS)
+            self._store_silent_since = None if done else self._store_silent_since or asked
             since = self.store_away_since
             if (since is None) != (was_away is None):
                 logger.warning("the store is %s", "back" if since is None else _since(since))
+            await asking
             await asyncio.sleep(STORE_SECONDS)
+
+    async def _ask_store(self) -> None:
+        with contextlib.suppress(LorikeetError):
+            await in_thread(self._registry.ask_store)
 
     def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         self._tasks.add(task)

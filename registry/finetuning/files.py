@@ -107,6 +107,9 @@ class Files:
         DiskFull or RegistryUnavailable; nothing is kept then.
         """
         blob = Blob(incoming.seal(), SUFFIXES[purpose])
+        if most_bytes is not None and not retry:  # before anything is brought; and with the row
+            with self._database.session() as session:
+                self._check_quota(session, tenant, incoming.size, most_bytes)
         with translated(self._settings, "the file cannot be stored"):
             self._storage.prepare(incoming.path, blob)
         with self._database.writing() as session:

@@ -78,7 +78,7 @@ def _run_alembic(connection: Connection, at: str | None) -> None:
         raise RegistryUnavailable(
             f"the database has tables of revision {at}; this version of Lorikeet knows them up to"
             f" {HEAD}",
-            remedy="upgrade lorikeet here too, or give it a database of its own"
-            " (LORIKEET_DATABASE_URL, LORIKEET_HOME)",
+            remedy="upgrade lorikeet here too, or give it a data folder and a database of its own"
+            " (LORIKEET_HOME and LORIKEET_DATABASE_URL)",
         )
     command.upgrade(config, "head")

@@ -12,13 +12,14 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from registry.disk import SPARE_BYTES
 from registry.errors import DiskFull, RegistryUnavailable
 from registry.files import sync_folder
 from registry.manifest import FileIdentity, content_digest
@@ -104,20 +105,19 @@ class Cache:
     def _draft(self, files: Files) -> Iterator[Path]:
         """A folder of empty files, with the room that they need."""
         draft = self._drafts / uuid4().hex
-        with FileLock(self._drafts / "room.lock", timeout=WAIT_SECONDS):
-            self._make_room(sum(identity.bytes for identity in files.values()))
-            draft.mkdir()
-            lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            for name, identity in files.items():
-                with (draft / name).open("xb") as file:
-                    if identity.bytes:
-                        os.posix_fallocate(file.fileno(), 0, identity.bytes)
+        with ExitStack() as stack:
+            with FileLock(self._drafts / "room.lock", timeout=WAIT_SECONDS):
+                self._make_room(sum(identity.bytes for identity in files.values()))
+                draft.mkdir()
+                lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, lock)
+                stack.callback(shutil.rmtree, draft, ignore_errors=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for name, identity in files.items():
+                    with (draft / name).open("xb") as file:
+                        if identity.bytes:
+                            os.posix_fallocate(file.fileno(), 0, identity.bytes)
             yield draft
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            os.close(lock)
 
     def _make_room(self, needed: int) -> None:
         for draft in self._drafts.iterdir():
@@ -126,18 +126,21 @@ class Cache:
         entries = [(entry, *_measure(entry)) for entry in self._folder.glob("??/*")]
         drafts = [_measure(draft)[1] for draft in self._drafts.iterdir() if draft.is_dir()]
         used = sum(size for _, _, size in entries) + sum(drafts)
+        free = max(0, shutil.disk_usage(self._folder).free - SPARE_BYTES)
+        most = min(self._most_bytes, used + free)
         for entry, _, size in sorted(entries, key=lambda each: each[1]):
-            if used + needed <= self._most_bytes:
+            if used + needed <= most:
                 return
             if _delete(entry, self._drafts):
                 used -= size
-        if used + needed > self._most_bytes:
+        if used + needed > most:
             raise DiskFull(
                 f"the cache {self._folder} is full: {needed / 1e6:.1f} MB are needed, and "
-                f"{used / 1e6:.1f} of {self._most_bytes / 1e6:.1f} MB are in use",
+                f"{used / 1e6:.1f} of {most / 1e6:.1f} MB are in use",
                 needed=needed,
-                free=max(0, self._most_bytes - used),
-                remedy="raise LORIKEET_CACHE_BYTES, or load fewer adapters at once",
+                free=max(0, most - used),
+                remedy="raise LORIKEET_CACHE_BYTES, free space on its disk, or load fewer adapters "
+                "at once",
             )
 
 

@@ -6,6 +6,7 @@
     files/<2>/<sha256>.jsonl                a file that a tenant sent
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ from registry.version import Version
 if TYPE_CHECKING:
     from registry.catalogue import Catalogue
 
+logger = logging.getLogger(__name__)
+
 _VERSION = re.compile(r"(?P<number>[1-9]\d{0,8})-(?P<digest>[0-9a-f]{12})")
 
 
@@ -55,7 +58,10 @@ class FolderVersions:
         """They are in the stage."""
 
     def add(self, stage: Stage, manifest: Manifest) -> None:
-        stage.move(manifest, self.path(manifest))
+        path = self.path(manifest)
+        if path.is_dir():  # no row tells of it, and it has no other content
+            discard(path, self._settings.staging)
+        stage.move(manifest, path)
 
     def commit(self, session: Session, manifest: Manifest) -> None:
         """They are in their place."""
@@ -87,6 +93,7 @@ class FolderVersions:
     def recover(self, catalogue: "Catalogue", lock: Lock) -> None:
         """Adopt whole versions without a row, delete what was removed, file what was recorded.
 
+        What is neither is left, and told: no crash leaves half a version in a version's place.
         Takes the registry's lock only where there is something to do. Raises OSError.
         """
         if not self._astray(catalogue) and not catalogue.unfiled():
@@ -94,9 +101,14 @@ class FolderVersions:
         with lock():
             for place in self._astray(catalogue):
                 path = self._settings.adapters / place
-                manifest = None if place in catalogue.folders() else _whole(path)
-                protect(path)
-                if manifest is None or not catalogue.add(manifest, self.commit):
+                removed = place in catalogue.folders()
+                manifest = None if removed else _whole(path)
+                if manifest is not None:
+                    protect(path)
+                    removed = not catalogue.add(manifest, self.commit)  # a row tells of another
+                elif not removed:  # another database may know it, or a later Lorikeet
+                    logger.warning("%s is left as it is: it is no whole version", path)
+                if removed:
                     discard(path, self._settings.staging)
             for version in catalogue.unfiled():
                 with Stage(self._settings.staging) as stage:

@@ -3,6 +3,7 @@
 A key is noted before its object is written, and in the transaction that takes its row away.
 """
 
+import json
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -75,8 +76,12 @@ def _is_used(session: Session, key: str) -> bool:
         place = rest.rpartition("/")[0]
         return session.scalar(live.where(VersionRow.folder == place)) is not None
     digest = rest.rpartition("/")[2]
+    manifests = select(VersionRow.manifest).where(
+        VersionRow.removed_at.is_(None), VersionRow.manifest.contains(digest)
+    )
     files = select(FileRow.id).where(FileRow.sha256 == digest, FileRow.deleted_at.is_(None))
-    return (
-        session.scalar(files.limit(1)) is not None
-        or session.scalar(live.where(VersionRow.manifest.contains(digest))) is not None
+    return session.scalar(files.limit(1)) is not None or any(
+        file["sha256"] == digest  # a manifest also names the data that it was trained on
+        for text in session.scalars(manifests)
+        for file in json.loads(text)["files"].values()
     )

@@ -169,6 +169,7 @@ def test_what_others_write_is_seen(
 ) -> None:
     """A Lorikeet from before there were changes, and a person with an SQL prompt."""
     key, secret = registry.keys.create("acme")
+    other_key, other_secret = registry.keys.create("acme")
     for adapter in adapters[:2]:
         registry.publish(adapter, "opl", base=base)
     registry.promote("opl", 1, force="a test")
@@ -186,6 +187,7 @@ def test_what_others_write_is_seen(
         f"UPDATE keys SET revoked_at = created_at WHERE id = '{key.id}'": lambda: (
             copy.key(secret) is None
         ),
+        f"DELETE FROM keys WHERE id = '{other_key.id}'": lambda: copy.key(other_secret) is None,
     }
     for statement, seen in statements.items():
         assert not seen(), statement
@@ -240,6 +242,43 @@ def test_keys(copy: Mirror, registry: Registry, monkeypatch: pytest.MonkeyPatch)
     assert copy.has_keys
     monkeypatch.setattr(mirror.time, "monotonic", lambda: copy._at + 3601)
     assert copy.key(ending) is None  # its clock goes on without the database
+
+
+def test_keys_that_are_all_gone_leave_the_server_closed(copy: Mirror, registry: Registry) -> None:
+    """A database that was made anew, or is being filled from a backup."""
+    _, secret = registry.keys.create("acme")
+    assert update(copy).key(secret) is not None
+    with registry._database.writing() as session:
+        session.execute(text("DELETE FROM keys"))
+        session.execute(text("DELETE FROM changes"))
+    copy.doubt()
+    update(copy)
+    assert copy.key(secret) is None
+    assert copy.has_keys
+
+
+def test_a_database_that_was_set_back_gives_its_ids_anew(
+    copy: Mirror, registry: Registry, base: Base, adapters: list[Path]
+) -> None:
+    """As a standby that had not heard of the last writes: as many have come since."""
+    registry.publish(adapters[0], "opl", base=base)
+    with registry._database.reading() as rows:
+        row = rows.execute(text("SELECT id FROM versions")).scalar_one()
+        number = rows.execute(text("SELECT max(number) FROM changes")).scalar_one()
+    assert update(copy).get("opl").name == "opl"
+    with registry._database.writing() as session:
+        for table in ("versions", "adapters", "changes"):
+            session.execute(text(f"DELETE FROM {table}"))
+    registry.publish(adapters[1], "support", base=base)
+    with registry._database.writing() as session:
+        session.execute(text(f"UPDATE versions SET id = {row}"))
+        session.execute(text("DELETE FROM changes"))
+        session.execute(text(f"INSERT INTO changes VALUES ('support', {number})"))
+    copy.doubt()
+    update(copy)
+    assert copy.get("support").name == "support"
+    with pytest.raises(UnknownAdapter):
+        copy.get("opl")
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -147,9 +147,10 @@ def test_a_lost_database_is_made_again_from_the_manifests(
         assert registry.publish(adapters[1], "titulares", base=base).number == 4
 
 
-def test_a_damaged_folder_without_a_row_is_not_adopted(
+def test_a_damaged_folder_without_a_row_is_neither_adopted_nor_deleted(
     home: Path, base: Base, adapters: list[Path]
 ) -> None:
+    """Another database may know it; where it is in the way, its like takes its place."""
     with Registry.open() as registry:
         path = registry.publish(adapters[0], "titulares", base=base).path
         registry.publish(adapters[1], "titulares", base=base)
@@ -160,7 +161,15 @@ def test_a_damaged_folder_without_a_row_is_not_adopted(
         file.unlink()
     with Registry.open() as registry:
         assert [version.number for version in registry.list()] == [2]
-        assert not path.exists()
+        assert path.exists()
+    for file in home.glob("registry.db*"):
+        file.unlink()
+    (home / "adapters" / "titulares").rename(home / "away")
+    with Registry.open() as registry:
+        (home / "adapters" / "titulares").mkdir()
+        (home / "away" / path.name).rename(path)
+        assert registry.publish(adapters[0], "titulares", base=base).path == path
+        registry.verify("titulares@1")
 
 
 @pytest.mark.usefixtures("database_url")

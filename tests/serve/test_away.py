@@ -280,20 +280,30 @@ async def test_keys_are_believed_for_so_long(
         assert await model_of(running, "opl") == "opl@1"
 
 
-async def test_a_quarantine_is_recorded_once_the_database_is_back(
-    run: Any, registry: Registry, publish: Any, database: Postgres
+async def test_a_quarantine_holds_here_and_is_recorded_once_the_database_is_back(
+    run: Any,
+    registry: Registry,
+    publish: Any,
+    database: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     version = publish("opl")
     async with run() as running:
         await asyncio.to_thread(database.stop, signal.SIGQUIT)
-        await running.service.adapters.quarantine(version, "NaN")
-        assert (await running.chat("opl")).status_code == 503
+        adapters = running.service.adapters
+        await adapters.quarantine(version, "NaN")
+        await adapters.quarantine(version, "NaN again")  # by another request: it counts once
+        monkeypatch.setattr(adapters._quarantine, "_clock", lambda: time.monotonic() + 3600)
+        assert (await running.chat("opl")).status_code == 503  # an hour later too
         database.start()
 
         async def recorded() -> bool:
             return registry.get("opl").quarantine == "NaN"
 
         await until(recorded)
+        assert registry.get("opl").quarantine == "NaN"
+        await adapters.release(version)
+        assert await model_of(running, "opl") == "opl@1"
 
 
 async def test_tables_of_a_later_version_are_told_and_served(

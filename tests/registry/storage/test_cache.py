@@ -4,6 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import BinaryIO
 
 import pytest
 
+from registry.disk import SPARE_BYTES
 from registry.errors import BlobDamaged, DiskFull, RegistryUnavailable
 from registry.manifest import FileIdentity
 from registry.storage.cache import Cache
@@ -92,6 +94,18 @@ def test_the_least_recently_used_makes_room(cache: Cache, source: Source, tmp_pa
     use(cache, sets[3])
     assert [cache.path(files).exists() for files in sets] == [True, False, True, True]
     assert size(tmp_path) == 3000
+
+
+def test_a_disk_that_others_fill_makes_less_room(
+    cache: Cache, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = source.files("a"), source.files("b")
+    use(cache, first)
+    usage = shutil.disk_usage(cache.path(first))
+    nearly = usage._replace(free=SPARE_BYTES + 500)
+    monkeypatch.setattr("registry.storage.cache.shutil.disk_usage", lambda _: nearly)
+    use(cache, second)
+    assert not cache.path(first).exists()  # there was no room for both on the disk
 
 
 def test_what_is_in_use_stays_and_a_full_cache_says_so(
