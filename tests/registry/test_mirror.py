@@ -33,17 +33,17 @@ def copy(registry: Registry) -> Mirror:
 
 
 @pytest.fixture
-def names_read(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def names_read(copy: Mirror, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The adapters that each `read` asks the catalogue for; None: all."""
     asked: list[Any] = []
-    read = registry._catalogue.read
+    read = copy._catalogue.read
 
     def listening(rows: Any, names: Any = None, unreadable: Any = None) -> Any:
         if unreadable is not None:  # a mirror asks
             asked.append(names)
         return read(rows, names, unreadable)
 
-    monkeypatch.setattr(registry._catalogue, "read", listening)
+    monkeypatch.setattr(copy._catalogue, "read", listening)
     return asked
 
 
@@ -119,7 +119,7 @@ def test_a_look_costs_the_same_however_much_there_is(
 ) -> None:
     statements: list[str] = []
     event.listen(
-        registry._database._engine,
+        copy._database._engine,
         "before_cursor_execute",
         lambda _c, _cursor, statement, *_: statements.append(statement),
     )
