@@ -182,14 +182,14 @@ def test_what_is_for_admins_is_read_of_admins_alone(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("name", [b"serve_multiplexed_model_id", b"Serve-Multiplexed-Model-Id"])
-async def test_no_header_of_a_client_steers_the_proxy(name: bytes) -> None:
+def test_no_header_of_a_client_steers_the_proxy(name: bytes) -> None:
     passed: list[tuple[bytes, bytes]] = []
 
     async def ray(scope: Scope, receive: Receive, send: Send) -> None:
         passed.extend(scope["headers"])
 
     scope = {"type": "http", "headers": [(name.lower(), b"mine"), (b"accept", b"*/*")]}
-    await HeaderMiddleware(ray)(scope, None, None)  # type: ignore[arg-type]
+    asyncio.run(HeaderMiddleware(ray)(scope, None, None))  # type: ignore[arg-type]
     assert passed == [(b"accept", b"*/*")]
 
 
