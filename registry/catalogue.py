@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from registry.aliases import Alias
@@ -323,6 +323,6 @@ def _adapter(session: Session, name: str, tenant: str | None) -> AdapterRow:
     return row
 
 
-def _state(row: Row[Any]) -> tuple[int, _State]:
+def _state(row: Any) -> tuple[int, _State]:
     """Of a row of LIVE, EVERY_LIVE or UNFILED: its id, and its state."""
     return row.id, (row.folder, row.revision or 0)
