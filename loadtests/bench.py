@@ -29,7 +29,7 @@ from loadtests.scope import Scope
 from loadtests.servers import Capacity
 from loadtests.verdict import verdicts_table
 from registry import DEFAULT_BASE, RegistrySettings, resolve_base
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 
 def bench(
@@ -176,11 +176,8 @@ def _show(results: Results, console: Console) -> None:
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(bench)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which ends the server
-    with clear_errors():
-        app()
+    run_command(bench)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.table import Table
 from loadtests.reports.slo import SLO
 from loadtests.reports.summary import read_summary
 from loadtests.verdict import Verdict
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 
 def check(
@@ -48,10 +48,7 @@ def objectives_table(judged: Sequence[Verdict]) -> Table:
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(check)
-    with clear_errors():
-        app()
+    run_command(check)
 
 
 if __name__ == "__main__":

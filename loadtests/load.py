@@ -32,7 +32,7 @@ from loadtests.reports.slo import SLO
 from loadtests.reports.summary import finite, summary, write_summary
 from loadtests.verdict import Verdict, verdicts_json
 from registry import DEFAULT_BASE, UsageError
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +249,8 @@ def finish(
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(load)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which ends the server
-    with clear_errors():
-        app()
+    run_command(load)
 
 
 if __name__ == "__main__":

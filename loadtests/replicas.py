@@ -35,7 +35,7 @@ from loadtests.simulation.replica import Capacity
 from loadtests.simulation.timing import Timing
 from loadtests.simulation.trace import Request, drawn
 from registry import DEFAULT_BASE, Base, RegistrySettings, resolve_base
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 from serve.child import child_server, free_port
 
 MIX = Lengths([Length(32, 16, 3), Length(64, 32, 1)])
@@ -169,10 +169,7 @@ def _figures(trace: list[Request], heard: list[Heard], hits: Mapping[str, float]
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(run)
-    with clear_errors():
-        app()
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import typer
 from loadtests.reports.tables import TABLES
 from registry import UsageError
 from registry.files import replacing
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _PLACE = re.compile(r"<!-- (?P<file>[\w.-]+\.json): (?P<table>\w+) -->\n.*?<!-- end -->", re.S)
@@ -89,10 +89,7 @@ def _read(path: Path) -> Any:
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(report)
-    with clear_errors():
-        app()
+    run_command(report)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from loadtests.simulation.replica import Capacity
 from loadtests.simulation.timing import Timing
 from loadtests.simulation.trace import Request, drawn, read_trace
 from registry import UsageError
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 TIMING = Path(__file__).parents[1] / "docs" / "benchmarks" / "replicas.json"
 
@@ -186,10 +186,7 @@ def _console() -> Console:
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(run)
-    with clear_errors():
-        app()
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from loadtests.machine import describe_machine
 from loadtests.own_server import ADMIN, QUIET, ServerOrder, own_server
 from loadtests.plan import LoadPlan, LoadRun
 from registry import DEFAULT_BASE, UsageError
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 SAMPLES, SHORTEST_INTERVAL = 240, 1.0
 """Looks at the processes in the whole load, and the seconds between two of them at least."""
@@ -164,11 +164,8 @@ def _load(
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(soak)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, which ends the server
-    with clear_errors():
-        app()
+    run_command(soak)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from loadtests.machine import describe_machine
 from loadtests.training import ROWS, Ended, label, lorikeet_command, watch
 from loadtests.verdict import ratio
 from registry import DEFAULT_BASE, RegistrySettings, resolve_base
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,7 @@ def table(timed: Sequence[Timed], rows: int) -> Table:
 
 def main() -> None:
     """The command line; every expected failure is one clear error."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(profile)
-    with clear_errors():
-        app()
+    run_command(profile)
 
 
 if __name__ == "__main__":

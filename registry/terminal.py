@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,14 @@ def clear_errors() -> Iterator[None]:
     except BrokenPipeError:  # `lorikeet adapters list | head`
         sys.stderr.close()
         sys.exit(141)
+
+
+def run_command(command: Callable[..., Any]) -> None:
+    """Run the program's one command: its arguments, its help, its clear errors."""
+    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command()(command)
+    with clear_errors():
+        app()
 
 
 def print_json(value: Any) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry import Key
+from registry import Key, Keys, UsageError
 from serve.errors import Forbidden, RegistryAway, RequestError, Unauthorized
 from serve.middleware import refuse
 from serve.registry_link import RegistryLink
+from serve.settings import ServeSettings
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 DEFAULT_TENANT = "default"
@@ -107,6 +108,15 @@ class Authenticator:
         if key is None:
             raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
         return Principal(key.tenant, key)
+
+
+def check_reach(settings: ServeSettings, keys: Keys) -> None:
+    """Raises: UsageError where other machines could use a server that asks nobody for a key."""
+    if not (settings.loopback or settings.insecure or keys.exist()):
+        raise UsageError(
+            f"--host {settings.host} can be reached from other machines, and there are no keys",
+            remedy="make one (lorikeet keys create --tenant NAME), or say --insecure",
+        )
 
 
 class AuthMiddleware:

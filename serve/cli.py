@@ -244,12 +244,13 @@ def _serve(settings: "ServeSettings") -> None:
 
     from rich.console import Console
 
-    from registry import Registry, RegistrySettings, UsageError, resolve_base
+    from registry import Registry, RegistrySettings, resolve_base
     from serve import logs
     from serve.engine.environment import keep_metrics_here
     from serve.worker_child import WorkerChild, worker_command
 
     keep_metrics_here()
+    from serve.auth import check_reach
     from serve.engine.factory import create_engine
     from serve.server import bind, run
 
@@ -262,11 +263,7 @@ def _serve(settings: "ServeSettings") -> None:
         ExitStack() as stack,
         console.status("Preparing the base model") as status,
     ):
-        if not (settings.loopback or settings.insecure or registry.keys.exist()):
-            raise UsageError(
-                f"--host {settings.host} can be reached from other machines, and there are no keys",
-                remedy="make one (lorikeet keys create --tenant NAME), or say --insecure",
-            )
+        check_reach(settings, registry.keys)
         metrics = None
         if settings.metrics_port is not None:
             metrics = bind(settings.host, settings.metrics_port, "--metrics-port")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy.monitoring.files import RUNBOOK, monitoring_files
 from deploy.monitoring.objectives import Objectives
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 
 DEPLOY = Path(__file__).parents[1]
 PROMISED = Objectives()
@@ -45,7 +45,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(main)
-    with clear_errors():
-        app()
+    run_command(main)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from registry import Registry, RegistrySettings, UsageError, resolve_base
 from serve import logs
+from serve.auth import check_reach
 from serve.errors import EngineFailed
 from serve.server import bind
 from serve.settings import ServeSettings
@@ -58,11 +59,7 @@ def _prepared(settings: ServeSettings, say: Callable[[str], None]) -> str:
     """The base's id; it is made once, before the replicas ask for it, and what is wrong is told."""
     places = RegistrySettings()
     with Registry.open(places) as registry:
-        if not (settings.loopback or settings.insecure or registry.keys.exist()):
-            raise UsageError(
-                f"--host {settings.host} can be reached from other machines, and there are no keys",
-                remedy="make one (lorikeet keys create --tenant NAME), or say --insecure",
-            )
+        check_reach(settings, registry.keys)
     bind(settings.host, settings.port).close()
     for port in settings.metrics_ports:
         bind(settings.host, port, "--metrics-port").close()
