@@ -16,8 +16,9 @@ from registry import Key
 from serve.errors import RequestError, TooManyRequests, Unavailable
 
 RENEW_SECONDS = 2.0
-CALL_SECONDS = 10.0
+CALL_SECONDS = 30.0
 """For the keeper to answer; it may be starting."""
+RETRY_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -109,9 +110,10 @@ class KeptLimits:
         handle = getattr(self._keeper, method)
         with suppress(TimeoutError):
             async with asyncio.timeout(CALL_SECONDS):
-                for _ in range(2):
+                while True:
                     with suppress(RayError):
                         return await handle.remote(*arguments)
+                    await asyncio.sleep(RETRY_SECONDS)
         raise Unavailable("The limits of API keys cannot be counted at the moment.")
 
     async def _renew(self) -> None:
