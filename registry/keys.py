@@ -4,12 +4,13 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from registry.database import Database
 from registry.errors import BadReference, UnknownKey, UsageError
@@ -20,6 +21,8 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SECRET = re.compile(r"lk-(?P<id>[0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 _NOBODY = "0" * 64
 _MOST = 2**31 - 1  # what a database's integer holds
+LIMITS = ("rpm", "tpm", "concurrency")
+"""What a key can be limited to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class StoredKey:
 
 
 class Keys:
-    """Makes, finds and revokes API keys. For many threads and processes."""
+    """Makes, finds, limits and revokes API keys. For many threads and processes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -110,12 +113,8 @@ class Keys:
                 remedy="use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or "
                 "digit",
             )
-        for what, limit in (("rpm", rpm), ("tpm", tpm), ("concurrency", concurrency)):
-            if limit is not None and not 1 <= limit <= _MOST:
-                raise UsageError(
-                    f"{what} is {limit}: a limit is at least 1, at most {_MOST}",
-                    remedy=f"leave {what} out for no limit",
-                )
+        limits = {"rpm": rpm, "tpm": tpm, "concurrency": concurrency}
+        _check_limits(limits)
         if expires_at is not None:
             expires_at = expires_at.astimezone(UTC)
         if secret is None:
@@ -126,9 +125,7 @@ class Keys:
             sha256=_digest(secret),
             tenant=tenant,
             adapters=None if adapters is None else sorted({check_name(name) for name in adapters}),
-            rpm=rpm,
-            tpm=tpm,
-            concurrency=concurrency,
+            **limits,
             admin=admin,
             created_at=datetime.now(UTC),
             expires_at=expires_at,
@@ -158,14 +155,22 @@ class Keys:
             found = rows.execute(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id))
             return [_key(row) for row in found]
 
+    def limit(self, key_id: str, limits: Mapping[str, int | None]) -> Key:
+        """Change some of a key's LIMITS, None for no limit; the others stay.
+
+        Raises UnknownKey, UsageError for a limit below 1.
+        """
+        _check_limits(limits)
+        with self._database.writing() as session:
+            row = _row(session, key_id)
+            for what in LIMITS:
+                setattr(row, what, limits.get(what, getattr(row, what)))
+            return _key(row)
+
     def revoke(self, key_id: str) -> Key:
         """End a key, for good; a second time changes nothing. Raises UnknownKey."""
         with self._database.writing() as session:
-            row = session.get(KeyRow, key_id)
-            if row is None:
-                raise UnknownKey(
-                    f"there is no key {key_id[:80]!r}", remedy="lorikeet keys list shows the ids"
-                )
+            row = _row(session, key_id)
             row.revoked_at = row.revoked_at or datetime.now(UTC)
             return _key(row)
 
@@ -202,6 +207,24 @@ def opened_by(secret: str, find: Callable[[str], StoredKey | None]) -> Key | Non
 def stored(row: Any) -> StoredKey:
     """From a KeyRow or a row of its columns."""
     return StoredKey(_key(row), row.sha256)
+
+
+def _row(session: Session, key_id: str) -> KeyRow:
+    row = session.get(KeyRow, key_id)
+    if row is None:
+        raise UnknownKey(
+            f"there is no key {key_id[:80]!r}", remedy="lorikeet keys list shows the ids"
+        )
+    return row
+
+
+def _check_limits(limits: Mapping[str, int | None]) -> None:
+    for what, limit in limits.items():
+        if limit is not None and not 1 <= limit <= _MOST:
+            raise UsageError(
+                f"{what} is {limit}: a limit is at least 1, at most {_MOST}",
+                remedy=f"leave {what} out for no limit",
+            )
 
 
 def _id_of(secret: str) -> str:

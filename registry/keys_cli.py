@@ -1,4 +1,4 @@
-"""`lorikeet keys …`: make, list and revoke the API keys of a server."""
+"""`lorikeet keys …`: make, list, limit and revoke the API keys of a server."""
 
 import re
 from datetime import UTC, datetime, time, timedelta
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="keys",
-    help="Make, list and revoke API keys. With the first one, a server asks everybody for a key.",
+    help="Make, list, limit and revoke API keys. With the first, a server asks everybody for one.",
     no_args_is_help=True,
 )
 
@@ -31,6 +31,16 @@ def _complete_key(incomplete: str) -> list[str]:
             for key in registry.keys.list()
             if key.revoked_at is None and key.id.startswith(incomplete)
         ]
+
+
+KeyId = Annotated[
+    str,
+    typer.Argument(
+        help="The key's id, as `lorikeet keys list` shows it.",
+        metavar="ID",
+        autocompletion=_complete_key,
+    ),
+]
 
 
 @app.command(epilog="Example: KEY=$(lorikeet keys create --tenant news --adapters titulares)")
@@ -136,16 +146,32 @@ def list_keys(
     Console().print(table)
 
 
+@app.command(epilog="Example: lorikeet keys limit 981ed099f7d3 --rpm 60 --concurrency 4 --tpm 0")
+def limit(
+    key_id: KeyId,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute; 0 for no limit.")] = None,
+    tpm: Annotated[
+        int | None, typer.Option(help="Prompt and output tokens a minute; 0 for no limit.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Requests at once; 0 for no limit.")
+    ] = None,
+) -> None:
+    """Change a key's limits; those that are left out stay. A running server obeys in a second."""
+    from registry.store import Registry
+
+    options = {"rpm": rpm, "tpm": tpm, "concurrency": concurrency}
+    limits = {what: value or None for what, value in options.items() if value is not None}
+    if not limits:
+        raise UsageError("no limit is named", remedy="say --rpm, --tpm or --concurrency")
+    with Registry.open() as registry:
+        key = registry.keys.limit(key_id, limits)
+    Console().print(f"Key {key.id} of {key.tenant}: {_limits(key)}", highlight=False)
+
+
 @app.command(epilog="Example: lorikeet keys revoke 981ed099f7d3")
 def revoke(
-    key_id: Annotated[
-        str,
-        typer.Argument(
-            help="The key's id, as `lorikeet keys list` shows it.",
-            metavar="ID",
-            autocompletion=_complete_key,
-        ),
-    ],
+    key_id: KeyId,
 ) -> None:
     """End a key for good; a running server refuses it within a second."""
     from registry.store import Registry

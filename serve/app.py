@@ -21,6 +21,7 @@ from serve.engine import Engine
 from serve.errors import BadRequest, Internal, NotFound, RequestError, Unavailable
 from serve.middleware import (
     REQUEST_ID,
+    BodyBounds,
     BoundsMiddleware,
     RequestIdMiddleware,
     error_response,
@@ -68,12 +69,7 @@ def create_app(settings: ServeSettings, engine: Engine, registry: Registry, base
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
     # The last one added sees a request first.
-    app.add_middleware(
-        BoundsMiddleware,
-        max_body_bytes=settings.max_body_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        max_file_bytes=settings.max_file_bytes,
-    )
+    app.add_middleware(BoundsMiddleware, bounds=BodyBounds.of(settings))
     app.add_middleware(AuthMiddleware, authenticator=service.authenticator)
     app.add_middleware(MeterMiddleware, metrics=service.metrics)
     if settings.access_log:

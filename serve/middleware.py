@@ -1,6 +1,8 @@
 """Pure ASGI: a request id on every answer, and bodies and headers within bounds."""
 
 import uuid
+from dataclasses import dataclass
+from typing import Self
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
@@ -8,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import logs
 from serve.errors import RequestError, TooLarge
+from serve.settings import ServeSettings
 
 REQUEST_ID = "x-request-id"
 MAX_HEADER_BYTES = 32 * 1024
@@ -39,26 +42,42 @@ class RequestIdMiddleware:
             await self.app(scope, receive, send_with_id)
 
 
-UPLOADS = "/admin/adapters/"
-FILES = "/v1/files"
 MULTIPART_BYTES = 64 * 1024
 """What a file's body may have beside the file."""
 
 
+@dataclass(frozen=True, slots=True)
+class BodyBounds:
+    """The most bytes that a body may have: only what is streamed to disk may be large."""
+
+    usual: int
+    upload: int
+    """An adapter, which only an admin may send."""
+    file: int
+    """A file for training."""
+
+    @classmethod
+    def of(cls, settings: ServeSettings) -> Self:
+        """Those of the settings."""
+        return cls(
+            settings.max_body_bytes,
+            settings.max_upload_bytes,
+            settings.max_file_bytes + MULTIPART_BYTES,
+        )
+
+    def at(self, scope: Scope, *, known: bool, admin: bool) -> int:
+        """Of a body that is sent there by a caller with a valid key, or an admin."""
+        if scope["path"] == "/v1/files" and scope["method"] == "POST" and known:
+            return self.file
+        return self.upload if scope["path"].startswith("/admin/adapters/") and admin else self.usual
+
+
 class BoundsMiddleware:
-    """Refuses headers over MAX_HEADER_BYTES and bodies over `max_body_bytes` with 413.
+    """Refuses headers over MAX_HEADER_BYTES and bodies over their bounds with 413."""
 
-    Only what is streamed to disk may be larger: an admin's upload, up to `max_upload_bytes`, and a
-    file for training, up to `max_file_bytes`.
-    """
-
-    def __init__(
-        self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, max_file_bytes: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, bounds: BodyBounds) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
-        self.max_upload_bytes = max_upload_bytes
-        self.max_file_bytes = max_file_bytes
+        self.bounds = bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the declared length at once and count what really comes."""
@@ -69,7 +88,10 @@ class BoundsMiddleware:
             error = TooLarge(f"The request's headers are over {MAX_HEADER_BYTES} bytes.")
             await refuse(error, scope, receive, send)
             return
-        limit = self._limit(scope)
+        principal = scope["state"].get("principal")
+        limit = self.bounds.at(
+            scope, known=principal is not None, admin=principal is not None and principal.admin
+        )
         too_large = TooLarge(f"The request's body is over {limit} bytes.")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
@@ -87,13 +109,6 @@ class BoundsMiddleware:
             return message
 
         await self.app(scope, bounded_receive, send)
-
-    def _limit(self, scope: Scope) -> int:
-        if scope["path"] == FILES and scope["method"] == "POST":
-            return self.max_file_bytes + MULTIPART_BYTES
-        principal = scope["state"].get("principal")
-        upload = scope["path"].startswith(UPLOADS) and principal is not None and principal.admin
-        return self.max_upload_bytes if upload else self.max_body_bytes
 
 
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,9 +20,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve import json_body
 from serve.affinity import adapter_of
-from serve.auth import OPEN_PATHS
+from serve.auth import OPEN_PATHS, Principal
 from serve.errors import NotFound, RequestError, TooLarge, Unavailable
-from serve.middleware import FILES, MULTIPART_BYTES, UPLOADS, error_response
+from serve.middleware import BodyBounds, error_response
 from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -101,16 +101,13 @@ class Ingress:
         return [*body, bytes(piece)]
 
     async def _limit(self, scope: Scope) -> int:
-        """The most that a caller may send there; what is large only one that a replica knows."""
-        settings = self._settings
-        large = {FILES: settings.max_file_bytes + MULTIPART_BYTES}.get(scope["path"])
-        if to_admin := scope["path"].startswith(UPLOADS):
-            large = settings.max_upload_bytes
-        if large is None:
-            return settings.max_body_bytes
+        """The most that the caller may send there; a replica says who that is."""
+        bounds = BodyBounds.of(self._settings)
+        if bounds.at(scope, known=True, admin=True) == bounds.usual:
+            return bounds.usual
         presented = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        known = await self._replicas.knows.remote(presented, as_admin=to_admin)
-        return large if known else settings.max_body_bytes
+        caller: Principal | None = await self._replicas.caller.remote(presented)
+        return bounds.at(scope, known=caller is not None, admin=caller is not None and caller.admin)
 
     def _adapter(self, scope: Scope, body: Body) -> str:
         """The adapter that the request is for, "" for none."""

@@ -18,6 +18,7 @@ from deploy.replicas.router import RANK, READY
 from registry import Registry, RegistrySettings, resolve_base
 from serve import logs
 from serve.app import create_app
+from serve.auth import Principal
 from serve.engine.environment import keep_metrics_here
 from serve.engine.factory import create_engine
 from serve.errors import EngineFailed, PortInUse, RequestError
@@ -78,13 +79,12 @@ class Replica:
         async for message in exchange(self._app, scope, pieces):
             yield message
 
-    async def knows(self, authorization: str, *, as_admin: bool) -> bool:
-        """Whether a request with this Authorization header is from a known caller, or an admin."""
+    async def caller(self, authorization: str) -> Principal | None:
+        """Who sends this Authorization header; None where the server would refuse it."""
         try:
-            principal = await self._service.authenticator.principal(authorization)
+            return await self._service.authenticator.principal(authorization)
         except RequestError:
-            return False
-        return principal.admin or not as_admin
+            return None
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """What the routers hear of this replica once."""

@@ -31,6 +31,7 @@ def _admins_only(request: Request) -> None:
 router = APIRouter(prefix="/admin", dependencies=[Depends(_admins_only)])
 
 Name = Annotated[str, Path(max_length=64)]
+KeyId = Annotated[str, Path(max_length=64)]
 Which = Annotated[str, Path(max_length=128, description="NAME, NAME@VERSION or NAME@ALIAS")]
 
 
@@ -58,16 +59,24 @@ class Rollback(_Body):
     alias: str = Field(default=PROD, max_length=32)
 
 
-class NewKey(_Body):
+Limit = Annotated[int | None, Field(ge=1, lt=2**31)]
+
+
+class KeyLimits(_Body):
+    """As `lorikeet keys limit`; null is no limit, what is left out stays."""
+
+    rpm: Limit = None
+    tpm: Limit = None
+    concurrency: Limit = None
+
+
+class NewKey(KeyLimits):
     """As `lorikeet keys create`; limits are per minute."""
 
     tenant: str = Field(max_length=64)
     adapters: list[Annotated[str, Field(max_length=64)]] | None = Field(
         default=None, max_length=4096
     )
-    rpm: int | None = Field(default=None, ge=1, lt=2**31)
-    tpm: int | None = Field(default=None, ge=1, lt=2**31)
-    concurrency: int | None = Field(default=None, ge=1, lt=2**31)
     admin: bool = False
     expires_at: AwareDatetime | None = None
 
@@ -234,10 +243,17 @@ async def create_key(request: Request, body: NewKey) -> dict[str, Any]:
     return key.summary() | {"key": secret}
 
 
+@router.patch("/keys/{key_id}")
+async def limit_key(request: Request, key_id: KeyId, body: KeyLimits) -> dict[str, Any]:
+    """Change a key's limits; they hold within a second, on every server."""
+    service = service_of(request)
+    limits = body.model_dump(exclude_unset=True)
+    key: Key = await _registry(service, service.registry.keys.limit, key_id, limits)
+    return key.summary()
+
+
 @router.delete("/keys/{key_id}")
-async def revoke_key(
-    request: Request, key_id: Annotated[str, Path(max_length=64)]
-) -> dict[str, Any]:
+async def revoke_key(request: Request, key_id: KeyId) -> dict[str, Any]:
     """Revoke a key; it is refused within a second."""
     service = service_of(request)
     key: Key = await _registry(service, service.registry.keys.revoke, key_id)

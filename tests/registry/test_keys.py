@@ -43,6 +43,19 @@ def test_what_is_left_out_is_not_limited(store: Keys) -> None:
     assert store.find(secret) == key
 
 
+def test_limits_change_and_what_is_not_named_stays(store: Keys) -> None:
+    key, secret = store.create("news", rpm=60, tpm=9000)
+    changed = store.limit(key.id, {"rpm": None, "concurrency": 2})
+    assert (changed.rpm, changed.tpm, changed.concurrency) == (None, 9000, 2)
+    assert store.find(secret) == changed
+    for limit in (0, -1, 2**31):
+        with pytest.raises(UsageError, match="at least 1"):
+            store.limit(key.id, {"tpm": limit})
+    with pytest.raises(UnknownKey):
+        store.limit("000000000000", {"rpm": 1})
+    assert store.find(secret) == changed
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_secret_is_nowhere_on_disk(store: Keys, home: Path) -> None:
     _, secret = store.create("news")

@@ -95,13 +95,27 @@ def test_expiries_are_read() -> None:
     assert parse_expiry("2099-12-31") < local + timedelta(days=1)
 
 
+def test_limit(home: Path) -> None:
+    run("create", "--tenant", "news", "--rpm", 60, "--tpm", 1000)
+    with Registry.open() as registry:
+        (key,) = registry.keys.list()
+        told = run("limit", key.id, "--rpm", 6, "--tpm", 0).stdout
+        assert told == f"Key {key.id} of news: 6 rpm\n"
+        (limited,) = registry.keys.list()
+    assert (limited.rpm, limited.tpm, limited.concurrency) == (6, None, None)
+    with pytest.raises(UsageError, match="no limit is named"):
+        run("limit", key.id)
+    with pytest.raises(UnknownKey):
+        run("limit", "nokey", "--rpm", 1)
+
+
 @pytest.mark.parametrize("text", ["", "0d", "30", "30m", "-1d", "2099-13-01", "999999d9", "9" * 99])
 def test_other_expiries_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_expiry(text)
 
 
-@pytest.mark.parametrize("command", ["create", "list", "revoke"])
+@pytest.mark.parametrize("command", ["create", "list", "limit", "revoke"])
 def test_every_help_has_an_example(command: str) -> None:
     assert f"lorikeet keys {command}" in run(command, "--help").stdout
 

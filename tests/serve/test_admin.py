@@ -278,6 +278,13 @@ async def test_keys_by_http(admin: Any, publish: Any) -> None:
         listed = await running.client.get("/admin/keys")
         assert secret not in listed.text
         assert {row["tenant"] for row in listed.json()["data"]} == {"ops", "acme"}
+        limits = {"rpm": 1, "concurrency": None}
+        limited = await running.client.patch(f"/admin/keys/{key_id}", json=limits)
+        assert (limited.json()["rpm"], limited.json()["tpm"]) == (1, None)
+        wrong = await running.client.patch(f"/admin/keys/{key_id}", json={"rpm": 0})
+        assert wrong.status_code == 400
+        unknown = await running.client.patch("/admin/keys/000000000000", json=limits)
+        assert unknown.status_code == 404
         revoked = await running.client.delete(f"/admin/keys/{key_id}")
         assert revoked.json()["active"] is False
         assert (await running.client.delete("/admin/keys/000000000000")).status_code == 404

@@ -135,6 +135,25 @@ async def test_a_revoked_key_is_refused_by_both(two: Any, registry: Registry) ->
             await until(refused)
 
 
+async def test_limits_that_change_hold_at_both(two: Any, registry: Registry, base: Base) -> None:
+    key, secret = registry.keys.create("acme")
+    async with two() as servers:
+        for server in servers:
+            server.client.headers |= bearer(secret)
+            answer = await server.chat(base.id, max_tokens=1)
+            assert answer.status_code == 200
+            assert "x-ratelimit-limit-requests" not in answer.headers
+        registry.keys.limit(key.id, {"rpm": 1})
+        for server in servers:
+
+            async def limited(server: Any = server) -> bool:
+                answer = await server.chat(base.id, max_tokens=1)
+                return bool(answer.headers.get("x-ratelimit-limit-requests") == "1")
+
+            await until(limited)
+            assert (await server.chat(base.id, max_tokens=1)).status_code == 429
+
+
 async def test_without_the_database_what_is_known_goes_on(
     run: Any, registry: Registry, publish: Any, database: Postgres
 ) -> None:
