@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, OpenAI
+from openai import APIConnectionError, APIError, APIStatusError, OpenAI
 
 from registry import LorikeetError
 
 
 class Conversation:
-    """Keeps the turns; each answer is streamed to `write(text, nl=False)`."""
+    """Keeps the turns; each answer is streamed to `write(text, nl=False)`.
+
+    `url` is the server's, with or without `/v1`.
+    """
 
     def __init__(
         self,
@@ -21,8 +24,8 @@ class Conversation:
         max_tokens: int,
         temperature: float,
     ) -> None:
-        self._client = OpenAI(base_url=url, api_key=api_key)
-        self._url, self._model = url, model
+        self._url, self._model = url.rstrip("/").removesuffix("/v1") + "/v1", model
+        self._client = OpenAI(base_url=self._url, api_key=api_key)
         self._max_tokens, self._temperature = max_tokens, temperature
         self._turns: list[dict[str, str]] = []
         if system:
@@ -56,8 +59,14 @@ class Conversation:
         except APIStatusError as error:
             body: Any = error.body
             message = body.get("message") if isinstance(body, dict) else None
-            remedy = "`lorikeet adapters list` shows the adapters" if error.code else None
+            remedy = (
+                "`lorikeet adapters list` shows the adapters" if error.status_code == 404 else None
+            )
             raise LorikeetError(message or str(error), remedy=remedy) from error
+        except APIError as error:  # an event in the stream says why it ends here
+            if answer:
+                write("")
+            raise LorikeetError(error.message, remedy="ask again") from error
         write("")
         self._turns = [*turns, {"role": "assistant", "content": answer}]
         return answer

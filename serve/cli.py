@@ -322,6 +322,7 @@ def ask(
 
       lorikeet ask smollm2-135m-instruct        (a chat; Ctrl-D ends it)
     """
+    from registry import LorikeetError
     from serve.ask import Conversation
 
     conversation = Conversation(
@@ -340,7 +341,10 @@ def ask(
         except typer.Abort:
             typer.echo()
             return
-        conversation.say(text, typer.echo)
+        try:
+            conversation.say(text, typer.echo)
+        except LorikeetError as error:  # the chat goes on
+            typer.secho(error, fg="red", err=True)
 
 
 def _settings(given: dict[str, Any]) -> "ServeSettings":
@@ -356,13 +360,20 @@ def _settings(given: dict[str, Any]) -> "ServeSettings":
     try:
         return ServeSettings(**given)
     except ValidationError as error:
-        lines = [_complaint(problem) for problem in error.errors()]
+        lines = [_complaint(problem, given) for problem in error.errors()]
         raise UsageError("; ".join(lines), remedy="see lorikeet serve --help") from error
 
 
-def _complaint(problem: "ErrorDetails") -> str:
+def _complaint(problem: "ErrorDetails", given: dict[str, Any]) -> str:
+    """What is wrong with a flag that was given, else with the environment's variable."""
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    option = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-    return f"{option}: {message} (got {problem['input']!r})"
+    field = str(problem["loc"][0])
+    name = f"--{field.replace('_', '-')}" if field in given else _variable(field)
+    return f"{name}: {message} (got {problem['input']!r})"
+
+
+def _variable(field: str) -> str:
+    """The environment's; one with another name (OpenTelemetry's own) is told as it is."""
+    return field if field.isupper() else f"LORIKEET_SERVE_{field.upper()}"

@@ -41,7 +41,7 @@ def train_on_ray(
     except ImportError as error:
         raise UsageError(
             f"--ray-workers: Ray Train is not installed: {error}",
-            remedy="pip install 'lorikeet[cluster]', or use accelerate launch",
+            remedy="`make install` has it; or use accelerate launch",
         ) from error
 
     variables = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}

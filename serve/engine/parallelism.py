@@ -42,7 +42,7 @@ def check_parallelism(
     if ray and find_spec("ray") is None:
         raise UsageError(
             "--distributed-executor-backend ray: Ray is not installed",
-            remedy="pip install 'lorikeet[cluster]', or leave it out: mp, on one machine",
+            remedy="`make install` has it; or leave it out: mp, on one machine",
         )
     if not gpus:
         if ray:

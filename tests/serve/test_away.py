@@ -139,7 +139,7 @@ async def test_limits_that_change_hold_at_both(two: Any, registry: Registry, bas
     key, secret = registry.keys.create("acme")
     async with two() as servers:
         for server in servers:
-            server.client.headers |= bearer(secret)
+            server.client.headers.update(bearer(secret))
             answer = await server.chat(base.id, max_tokens=1)
             assert answer.status_code == 200
             assert "x-ratelimit-limit-requests" not in answer.headers
