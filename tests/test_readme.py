@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python|json)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+LINKS = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
 REAL_ENGINE = ("lorikeet serve ", "lorikeet adapters certify ")
 FOR_EVER = ("lorikeet jobs follow ",)
 """Waits for what no worker trains here."""
@@ -42,17 +43,36 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_file_that_it_names_is_there() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    tree = re.findall(r"^([a-z]+(?:/|\.py)) ", README, re.MULTILINE)
-    assert links
-    assert tree
-    for named in [*links, *tree]:
+    assert LINKS
+    for named in LINKS:
         path, _, anchor = named.partition("#")
         assert (ROOT / path).exists(), named
         headings = (
             re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE) if anchor else []
         )
         assert not anchor or anchor in {each.lower().replace(" ", "-") for each in headings}, named
+
+
+def test_every_page_is_named() -> None:
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages == {link.partition("#")[0] for link in LINKS if link.startswith("docs/")}
+
+
+def test_every_folder_that_the_map_names_is_there() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text()
+    packages = re.findall(r"^([a-z]+(?:/|\.py)) ", tree, re.MULTILINE)
+    assert {"train/", "registry/", "serve/", "lorikeet.py"} <= set(packages)
+    assert all((ROOT / package).exists() for package in packages)
+
+
+def test_its_comparison_is_that_of_the_benchmarks() -> None:
+    benchmarks = (ROOT / "docs" / "benchmarks.md").read_text()
+    (table,) = re.findall(r"^\| \| stock vLLM.*?(?=^$)", README, re.MULTILINE | re.DOTALL)
+    figures = re.findall(
+        r"\d+(?:\.\d+)?", "".join(row.partition(":")[2] for row in table.splitlines()[2:])
+    )
+    assert len(figures) >= 10
+    assert all(re.search(rf"\b{re.escape(figure)}\b", benchmarks) for figure in figures)
 
 
 @pytest.mark.timeout(300)
@@ -95,6 +115,7 @@ def test_the_tour(
         assert {version.reference for version in registry.list()} == {
             "support@1",
             "support@2",
+            "imported@1",
         }
         assert registry.get("support").number == 1
 
