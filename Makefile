@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 FLAVOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(FLAVOR).lock
 STAMP  := $(VENV)/.installed-$(FLAVOR)
+INSTALL := $(BIN)/pip install --no-deps $(PIP_FLAGS)
 # Tests that run at the same time; those of the engine run alone, afterwards.
 WORKERS ?= 3
 # Tried only where pip's own index does not have the CPU build of torch.
@@ -24,10 +25,10 @@ $(STAMP): $(LOCK) pyproject.toml
 	  { echo "error: Lorikeet needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make install PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(LOCK) into $(VENV) (a few minutes the first time)"
-	$(BIN)/pip install --no-deps "$$(grep '^torch==' $(LOCK))" || \
-	  $(BIN)/pip install --no-deps --extra-index-url $(TORCH_CPU_INDEX) "$$(grep '^torch==' $(LOCK))"
-	$(BIN)/pip install --no-deps -r $(LOCK)
-	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	$(INSTALL) "$$(grep '^torch==' $(LOCK))" || \
+	  $(INSTALL) --extra-index-url $(TORCH_CPU_INDEX) "$$(grep '^torch==' $(LOCK))"
+	$(INSTALL) -r $(LOCK)
+	$(INSTALL) --no-build-isolation -e .
 	@touch $@
 
 demo: install ## train two adapters, publish them, serve them, ask them (under 10 minutes on 2 cores)

@@ -47,7 +47,7 @@ def test_a_load_is_counted_to_its_last_token(fake_server: FakeServer, tmp_path: 
     child = Child(fake_server.url, os.getpid())  # the server is a thread of this process
     crowd = Crowd(users=2, seconds=2, drain_seconds=10)
     spent = measure_load(OURS, child, ["--base-model", "base"], crowd, tmp_path / "load.jsonl")
-    assert spent.requests == len(fake_server.asked) >= 4
+    assert spent.requests == len(fake_server.asked) >= 2
     assert spent.tokens == spent.requests * PIECES * TOKENS_A_PIECE
     assert spent.failures == 0
     assert 0 < spent.cpu_seconds < 10
