@@ -23,6 +23,7 @@ from typing import Any, Literal
 from registry import (
     Base,
     Limits,
+    Reference,
     Registry,
     UnknownAdapter,
     Version,
@@ -161,6 +162,8 @@ class Adapters:
     async def quarantine(self, version: Version, reason: str) -> None:
         """Keep a version that failed while it was served away from every server, and unload it."""
         name = engine_name(version)
+        if self._as_known(version).quarantine is not None:  # of a request that began before
+            return
         if not self._quarantine.hold(name, _quarantined(version, reason)):  # here, from now on
             return
         logger.error("quarantined %s: %s", version.reference, reason)
@@ -168,19 +171,18 @@ class Adapters:
         task = asyncio.create_task(self._unload_when_idle(name))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
-        loop = asyncio.get_running_loop()
-
-        def record() -> None:
-            self._registry.quarantine(version.name, version.number, reason)
-            loop.call_soon_threadsafe(self._quarantine.let_go, name)  # the registry's from now on
-
-        await self._link.record(record)
+        # Once it is the registry's, that may release it.
+        await self._link.record(
+            partial(self._registry.quarantine, version.name, version.number, reason),
+            then=partial(self._quarantine.let_go, name),
+        )
 
     async def release(self, version: Version) -> Version:
         """Let a quarantined version be tried again."""
+        released = await self._link.call(self._registry.release, version.name, version.number)
         self._quarantine.clear(engine_name(version))
         self._quarantine.let_go(engine_name(version))
-        return await self._link.call(self._registry.release, version.name, version.number)
+        return released
 
     @asynccontextmanager
     async def lease(
@@ -189,11 +191,12 @@ class Adapters:
         """Load the version if need be and keep it until the context ends.
 
         `resolve_seconds` is what it took to find the version: the first stage of a load.
-        Raises: BadRequest when its files do not pass the preflight, AdapterUnavailable,
-        EngineNotReady.
+        Raises: BadRequest when its files do not pass the preflight, AdapterQuarantined,
+        AdapterUnavailable, EngineNotReady.
         """
         name = engine_name(version)
         self._quarantine.check(name)
+        self.check(self._as_known(version))  # it may have waited for its turn since it was found
         known = self._loaded.get(name)
         load: Literal["warm", "cold"] = "warm" if known and known.ready.done() else "cold"
         entry, begun = await self._entry(name, version, resolve_seconds)
@@ -232,6 +235,13 @@ class Adapters:
             entry.files.close()
         self._loaded.clear()
         return held
+
+    def _as_known(self, version: Version) -> Version:
+        """A version as the registry was last seen to have it; as it was found where it is gone."""
+        try:
+            return self._link.known.get(Reference(version.name, version=version.number))
+        except UnknownAdapter:
+            return version
 
     async def _entry(
         self, name: str, version: Version, resolve_seconds: float | None

@@ -114,20 +114,28 @@ class RegistryLink:
                 self._require(PATIENCE_SECONDS)
         return answer.result()
 
-    async def record(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Make a call soon, or once the registry is back; the log has what it refuses."""
+    async def record(self, function: Callable[[], Any], then: Callable[[], None]) -> None:
+        """Make a call soon, or once the registry is back; `then` follows when it is seen here.
+
+        The log has what the registry refuses.
+        """
 
         async def insist() -> None:
             while True:
                 try:
-                    await self.call(function, *args, **kwargs)
+                    await self.call(function)
                 except (RegistryAway, RegistryUnavailable, DiskFull):
                     await asyncio.sleep(LOOK_SECONDS)
                 except LorikeetError as error:
                     logger.error("%s", error)
                     return
                 else:
-                    return
+                    break
+            made = time.monotonic()
+            while self._answered_at < made:
+                await self._look()
+                await asyncio.sleep(0.0 if self._answers else LOOK_SECONDS)
+            then()
 
         call = self._keep(asyncio.create_task(insist()))
         await asyncio.wait([call], timeout=WAIT_SECONDS)

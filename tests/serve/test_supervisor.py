@@ -130,6 +130,37 @@ async def test_an_adapter_whose_output_is_not_finite_is_quarantined(
         assert (await running.chat("bad")).status_code == 200
 
 
+async def test_who_waits_for_a_quarantined_adapter_is_told(run: Any, publish: Any) -> None:
+    publish("bad")
+    engine = Mortal(token_seconds=0.2, not_finite={"bad@1": 1})
+    async with run(engine=engine, max_num_seqs=1) as running:
+        asked = [asyncio.create_task(running.chat("bad", "one two")) for _ in range(5)]
+        await until(lambda: running.service.admission.queued == 4)
+        answers = await asyncio.gather(*asked)
+        codes = [answer.json()["error"]["code"] for answer in answers]
+        metrics = (await running.client.get("/metrics")).text
+    assert {answer.status_code for answer in answers} == {503}
+    assert codes.count("adapter_quarantined") == 4
+    assert "lorikeet_adapter_quarantines_total 1.0" in metrics
+
+
+async def test_what_is_quarantined_meanwhile_is_not_loaded_into_a_new_engine(
+    run: Any, publish: Any, registry: Any
+) -> None:
+    publish("good", seed=1)
+    bad = publish("bad", seed=2)
+    engine = Mortal()
+    async with run(engine=engine) as running:
+        for name in ("bad", "good"):
+            assert (await running.chat(name)).status_code == 200
+        registry.quarantine("bad", 1, "NaN")
+        assert (await running.chat("bad")).status_code == 503
+        engine.die()
+        await until(lambda: engine.starts == 2 and len(running.service.adapters.loaded) == 1)
+        assert (await running.chat("good")).status_code == 200
+        assert engine_name(bad) not in running.service.adapters.loaded
+
+
 async def test_a_sick_base_starts_the_engine_anew(run: Any) -> None:
     engine = Mortal()
     async with run(engine=engine) as running:
