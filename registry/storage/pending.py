@@ -56,7 +56,11 @@ class Pending:
         return sum(self._delete(key, even_wanted=True) for key in keys)
 
     def _delete(self, key: str, *, even_wanted: bool) -> bool:
-        """In a writing transaction: no row can come for it meanwhile."""
+        """In a writing transaction: no row can come for it meanwhile.
+
+        The store is asked before: one that hangs keeps no writer waiting, and the key stays noted.
+        """
+        self._objects.ask()
         with self._database.writing() as session:
             noted = session.get(PendingObjectRow, key)
             if noted is None or (noted.wanted and not even_wanted):

@@ -1,7 +1,9 @@
 """Tenants' files in a shared store: sent to one machine, read on another, gone when deleted."""
 
 import hashlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from object_store import Store
 from registry import Base, BlobDamaged, Registry, RegistrySettings, StoreUnavailable
 from registry.errors import QuotaReached
 from registry.finetuning.objects import File
+from registry.storage.objects import Objects
 
 ROW = b'{"messages": []}\n'
 
@@ -82,5 +85,29 @@ def test_deleting_while_the_store_is_away_is_made_good_later(
         registry.files.sweep(older_than=-1)
     store.come_back()
     store.write(key(), kept)
+    assert registry.files.sweep(older_than=-1) == 1
+    assert store.objects() == []
+
+
+def test_a_store_that_hangs_keeps_no_writer_waiting(
+    store: Store, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = send(registry)
+    hangs, ended = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        hangs.set()
+        ended.wait(60)
+        raise OSError("it hung")
+
+    with monkeypatch.context() as hanging, ThreadPoolExecutor(1) as pool:
+        hanging.setattr(Objects, "_ask", hang)
+        deleting = pool.submit(registry.files.delete, "acme", file.id)
+        assert hangs.wait(60)
+        registry.keys.create("acme")
+        assert not deleting.done()
+        ended.set()
+        assert deleting.result().id == file.id
+    assert store.objects() == [key()]
     assert registry.files.sweep(older_than=-1) == 1
     assert store.objects() == []
