@@ -82,9 +82,7 @@ class Publisher:
                     on_warning(problem)
             digest = content_digest(files)
             self._catalogue.check_owner(name, provenance.tenant)
-            if existing := self._catalogue.find(name, digest, base.digest):
-                return existing, False
-            self._storage.prepare(stage, files)
+            self._storage.prepare(stage, files)  # of a version that exists too: one may be lost
             with self._lock():
                 if existing := self._catalogue.find(name, digest, base.digest):
                     return existing, False

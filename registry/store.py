@@ -48,7 +48,6 @@ from registry.settings import RegistrySettings
 from registry.stage import Stage, sweep
 from registry.standing import Standings
 from registry.storage import open_storage
-from registry.storage.verification import damaged
 from registry.version import Version
 
 logger = logging.getLogger(__name__)
@@ -310,8 +309,7 @@ class Registry:
         Raises VersionDamaged naming every difference.
         """
         found = version if isinstance(version, Version) else self.get(version)
-        if damages := self._storage.damages(found):
-            raise damaged(found, damages)
+        self._storage.verify(found)
         return found
 
     def _parse(self, text: str) -> Reference:

@@ -71,8 +71,11 @@ class VersionStorage(Protocol):
         Raises VersionDamaged, StoreUnavailable, DiskFull or RegistryUnavailable.
         """
 
-    def damages(self, version: Version) -> list[str]:
-        """Every difference between what is kept and the manifest, a line each."""
+    def verify(self, version: Version) -> None:
+        """Read what is kept again.
+
+        Raises VersionDamaged with every difference from the manifest, or StoreUnavailable.
+        """
 
     def release(self, session: Session, manifest: Manifest) -> None:
         """The version's row goes: its files are nobody's from now on."""

@@ -30,8 +30,7 @@ class Blobs:
         """
         if not self.has(identity):
             self._objects.create(source, key_of(identity))
-        for _ in self._pieces(identity):
-            pass
+        self.check(identity)
 
     def has(self, identity: FileIdentity) -> bool:
         """Whether there is something of this size."""
@@ -42,14 +41,10 @@ class Blobs:
         for piece in self._pieces(identity):
             target.write(piece)
 
-    def damage(self, identity: FileIdentity) -> str | None:
-        """What is wrong with it, when it is read whole; None where all is well."""
-        try:
-            for _ in self._pieces(identity):
-                pass
-        except BlobDamaged as error:
-            return error.message
-        return None
+    def check(self, identity: FileIdentity) -> None:
+        """Read the content whole. Raises BlobDamaged."""
+        for _ in self._pieces(identity):
+            pass
 
     def _pieces(self, identity: FileIdentity) -> Iterator[bytes]:
         key, digest = key_of(identity), hashlib.sha256()

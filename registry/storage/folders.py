@@ -71,17 +71,17 @@ class FolderVersions:
 
     @contextmanager
     def fetch(self, version: Version) -> Iterator[Path]:
-        if damage := self.damages(version):
-            raise damaged(version, damage)
+        self.verify(version)
         yield version.path
 
-    def damages(self, version: Version) -> list[str]:
+    def verify(self, version: Version) -> None:
         folder, files = version.path, version.manifest.files
         found = folder_damages(folder, files, beside=[MANIFEST_FILE])
         with suppress(OSError):  # which is told already
             if not is_as_published(version, (folder / MANIFEST_FILE).read_bytes()):
                 found.append(f"{MANIFEST_FILE} was changed")
-        return found
+        if found:
+            raise damaged(version, found)
 
     def release(self, session: Session, manifest: Manifest) -> None:
         """The row was all that held them."""

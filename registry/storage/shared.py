@@ -100,20 +100,24 @@ class SharedVersions:
                     held = self._cache.fetch(version.manifest.files)
                     folder = stack.enter_context(held)
                 except BlobDamaged as error:
-                    raise damaged(version, [error.message]) from error
+                    raise damaged(version, [error.message], error.remedy) from error
             yield folder
 
-    def damages(self, version: Version) -> list[str]:
-        checked = {
-            name: self._blobs.damage(identity) for name, identity in version.manifest.files.items()
-        }
-        found = [f"{name}: {damage}" for name, damage in checked.items() if damage]
+    def verify(self, version: Version) -> None:
+        found, remedy = [], None
+        for name, identity in version.manifest.files.items():
+            try:
+                self._blobs.check(identity)
+            except BlobDamaged as error:
+                found.append(f"{name}: {error.message}")
+                remedy = error.remedy
         content = self._objects.content(_manifest_key(version.manifest))
         if content is None:
             found.append(f"{MANIFEST_FILE} is missing")
         elif not is_as_published(version, content):
             found.append(f"{MANIFEST_FILE} was changed")
-        return found
+        if found:
+            raise damaged(version, found, remedy)
 
     def release(self, session: Session, manifest: Manifest) -> None:
         self._pending.release(session, _keys(manifest))

@@ -45,11 +45,12 @@ def is_as_published(version: Version, content: bytes) -> bool:
     return _as_published(written) == _as_published(version.manifest)
 
 
-def damaged(version: Version, damages: Sequence[str]) -> VersionDamaged:
-    """The error that names every difference."""
+def damaged(version: Version, damages: Sequence[str], remedy: str | None = None) -> VersionDamaged:
+    """The error that names every difference; `remedy` where it is another than to remove it."""
     return VersionDamaged(
         f"{version.reference} is damaged: {'; '.join(damages)}",
-        remedy=f"remove it (lorikeet adapters remove {version.reference}) "
+        remedy=remedy
+        or f"remove it (lorikeet adapters remove {version.reference}) "
         "and publish the adapter again",
     )
 

@@ -114,7 +114,7 @@ def test_a_blob_that_changes_under_its_digest_is_never_given(
         for call in (lambda: there.fetch(first).__enter__(), lambda: there.verify(first)):
             with pytest.raises(VersionDamaged, match="was changed") as caught:
                 call()
-            assert "titulares@1" in str(caught.value.remedy)
+            assert "delete it, and publish" in str(caught.value.remedy)
         assert not first.path.exists()
         assert not list((there.settings.cache / ".drafts").glob("*/"))
     with there.fetch(second) as folder:
@@ -125,6 +125,29 @@ def test_a_blob_that_changes_under_its_digest_is_never_given(
     store.delete(blob_of(first))
     with pytest.raises(VersionDamaged, match="is missing"):
         there.verify(first)
+    manifest = f"adapters/{second.manifest.place}/manifest.json"
+    store.write(manifest, b"{}")
+    with pytest.raises(VersionDamaged, match=r"manifest\.json was changed") as caught:
+        there.verify(second)
+    assert "lorikeet adapters remove titulares@2" in str(caught.value.remedy)
+
+
+def test_publishing_again_brings_back_what_is_missing(
+    here: Registry, there: Registry, store: Store, base: Base, adapters: list[Path]
+) -> None:
+    """A file that versions share too, which to remove one of them would not delete."""
+    first, second = (here.publish(adapter, "titulares", base=base) for adapter in adapters[:2])
+    shared = blob_of(first, "adapter_config.json")
+    assert shared == blob_of(second, "adapter_config.json")
+    for key in (shared, blob_of(first)):
+        store.delete(key)
+    with pytest.raises(VersionDamaged, match=r"config.*is missing.*model.*is missing"):
+        here.verify(first)
+    assert there.publish(adapters[0], "titulares", base=base) == there.get("titulares@1")
+    for version in (first, second):
+        here.verify(version)
+    assert here.files.sweep(older_than=-1) == 0
+    here.verify(first)
 
 
 def test_a_removed_version_takes_what_only_it_has(
