@@ -11,10 +11,11 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from registry.errors import UnknownFile
+from registry.errors import BlobDamaged, UnknownFile
 from registry.finetuning.objects import FINE_TUNE
 from serve import multipart
 from serve.errors import BadRequest, NotFound, TooLarge, TooManyRequests
+from serve.registry_link import in_thread
 from serve.retries import is_retry
 from serve.service import Service, service_of
 from serve.tenancy import tenant_of
@@ -100,9 +101,12 @@ async def content(request: Request, tenant: Tenant, file_id: Id) -> Response:
     files = service.registry.files
     file = await service.link.call(files.get, tenant, file_id)
     try:
-        blob = await asyncio.to_thread(_open, files, file)
+        blob = await in_thread(_open, files, file)  # a store may hang
     except FileNotFoundError as error:
         raise NotFound(f"The file {file_id} was deleted meanwhile.") from error
+    except BlobDamaged:
+        await service.link.call(files.get, tenant, file_id)  # or deleted meanwhile
+        raise
     return _Content(blob, file.bytes)
 
 

@@ -1,6 +1,9 @@
 """Serving from a shared store: fetched, held while loaded, and what is here outlives the store."""
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 from object_store import Store
 
 from registry import DiskFull, Registry, RegistrySettings, Version
+from registry.finetuning.objects import FINE_TUNE, File
 from serve.engine.echo import EchoEngine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["file"], indirect=True)]
@@ -132,3 +136,51 @@ async def test_a_copy_that_is_damaged_here_is_fetched_anew(
     async with run(registry=there) as running:
         assert (await running.chat("opl")).status_code == 200
     assert there.verify("opl")
+
+
+@pytest.fixture
+def file(store: Store, registry: Registry) -> File:
+    """A file that was sent to the machine of `registry`."""
+    with registry.files.receiving() as incoming:
+        incoming.write(b'{"messages": []}\n')
+        return registry.files.add(
+            incoming, tenant="default", purpose=FINE_TUNE, filename="rows.jsonl"
+        )
+
+
+async def test_downloads_from_a_store_that_hangs_keep_nothing_else(
+    file: File, there: Registry, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, goes_on = there.files.fetch, threading.Event()
+
+    def hang(wanted: File) -> AbstractContextManager[Path]:
+        goes_on.wait(60)
+        return fetch(wanted)
+
+    monkeypatch.setattr(there.files, "fetch", hang)
+    async with run(registry=there) as running:
+        get = running.client.get
+        asked = [asyncio.create_task(get(f"/v1/files/{file.id}/content")) for _ in range(40)]
+        try:
+            for path in ("/v1/models", "/metrics"):
+                async with asyncio.timeout(20):
+                    assert (await get(path)).status_code == 200
+            assert not any(task.done() for task in asked)
+        finally:
+            goes_on.set()
+        assert {(await task).content for task in asked} == {b'{"messages": []}\n'}
+
+
+async def test_a_file_that_is_deleted_while_it_is_fetched_is_not_found(
+    file: File, registry: Registry, there: Registry, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = there.files.fetch
+
+    def late(wanted: File) -> AbstractContextManager[Path]:
+        registry.files.delete("default", wanted.id)
+        return fetch(wanted)
+
+    monkeypatch.setattr(there.files, "fetch", late)
+    async with run(registry=there) as running:
+        answer = await running.client.get(f"/v1/files/{file.id}/content")
+    assert answer.status_code == 404
