@@ -73,12 +73,13 @@ class Aliases:
         """Point `alias` at a version and end its canary. Raises UnknownAdapter.
 
         `forced` has what the gate said and the reason to overrule it, where it did. AliasMoved
-        where `alias` does not point at the version `expected`, 0 for none.
+        where `alias` does not point at the version `expected`, 0 for none, or has a canary of
+        another version than `number`.
         """
         with self._database.writing() as session:
             _require_live(session, name, number)
             row = session.get(AliasRow, (name, alias))
-            _check_unmoved(name, alias, row, expected)
+            _check_unmoved(session, name, alias, number, expected)
             _keep(session, name, number, alias, forced)
             _end_canary(session, name, alias)
             if row is not None and row.number == number:
@@ -110,7 +111,7 @@ class Aliases:
         with self._database.writing() as session:
             _require_live(session, name, number)
             row = session.get(AliasRow, (name, alias))
-            _check_unmoved(name, alias, row, expected)
+            _check_unmoved(session, name, alias, number, expected)
             if row is None:
                 raise AliasRefused(
                     f"{name} has no alias {alias!r} whose requests could be shared",
@@ -180,15 +181,26 @@ class Aliases:
 CANARY_OF_ALIAS = and_(CanaryRow.name == AliasRow.name, CanaryRow.alias == AliasRow.alias)
 
 
-def _check_unmoved(name: str, alias: str, row: AliasRow | None, expected: int | None) -> None:
+def _check_unmoved(
+    session: Session, name: str, alias: str, number: int, expected: int | None
+) -> None:
+    """Whether whoever moves `alias` to `number` has seen it last; yes where nothing is expected."""
+    if expected is None:
+        return
+    row, canary = session.get(AliasRow, (name, alias)), session.get(CanaryRow, (name, alias))
     at = 0 if row is None else row.number
-    if expected not in (None, at):
+    if at != expected:
         where = f"points at version {at}" if at else "is not set"
         wanted = f"to point at version {expected}" if expected else "not to be set"
-        raise AliasMoved(
-            f"{name}@{alias} {where}, and was expected {wanted}: it stays where it is",
-            remedy=f"look at what is there now (lorikeet adapters show {name}), then decide again",
-        )
+    elif canary is not None and canary.number != number:
+        where = f"has version {canary.number} as its canary"
+        wanted = f"to have none but version {number}"
+    else:
+        return
+    raise AliasMoved(
+        f"{name}@{alias} {where}, and was expected {wanted}: it stays where it is",
+        remedy=f"look at what is there now (lorikeet adapters show {name}), then decide again",
+    )
 
 
 def _keep(

@@ -149,7 +149,8 @@ def promote(
     expect: Annotated[
         int | None,
         typer.Option(
-            help="Only if the alias points at this version still; 0: only if it is not set.",
+            help="Only if the alias points at this version still, and has no other canary; "
+            "0: only if it is not set.",
             metavar="VERSION",
             min=0,
         ),

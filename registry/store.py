@@ -213,7 +213,8 @@ class Registry:
 
         `canary` is that share in per cent, 1 to 99. `force` is the reason to let a version pass
         that the gate (`registry.gate`) holds back; it is kept with what the gate said. The alias
-        has to point at the version `expected` still, 0 for none: else AliasMoved.
+        has to point at the version `expected` still, 0 for none, and to have no canary but
+        `version`: else AliasMoved.
         Raises UnknownAdapter, BadReference, UsageError, or AliasRefused where the gate holds the
         version back or it is quarantined, and for a canary where the alias points nowhere yet or at
         that version already.

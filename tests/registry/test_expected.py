@@ -42,6 +42,20 @@ def test_an_alias_that_points_elsewhere_stays(registry: Registry) -> None:
     assert registry.get("opl").number == 3
 
 
+def test_the_canary_of_somebody_else_stays(registry: Registry) -> None:
+    registry.promote("opl", 1, force="a test")
+    registry.promote("opl", 2, force="a test", expected=1, canary=10)
+    for canary in (None, 10):
+        with pytest.raises(AliasMoved, match="has version 2 as its canary.*none but version 3"):
+            registry.promote("opl", 3, force="a test", expected=1, canary=canary)
+    registry.promote("opl", 2, force="a test", expected=1, canary=50)
+    (alias,) = registry.aliases("opl")
+    assert (alias.number, alias.canary, alias.percent) == (1, 2, 50)
+    registry.promote("opl", 3, force="a test", canary=10)
+    registry.rollback("opl")
+    registry.promote("opl", 3, force="a test", expected=1)
+
+
 @POSTGRESQL
 def test_of_publishers_at_the_same_time_one_moves_it(registry: Registry) -> None:
     registry.promote("opl", 1, force="a test")
