@@ -190,6 +190,15 @@ def test_a_worker_is_given_the_time_for_its_checkpoint() -> None:
     assert pod["terminationGracePeriodSeconds"] >= WorkerSettings().grace_seconds + 20
 
 
+def test_workers_share_a_volume_and_no_cache() -> None:
+    pod = installed("everything").one("Deployment")["spec"]["template"]["spec"]
+    volumes = {it["name"]: it for it in pod["volumes"]}
+    mounts = {it["mountPath"]: it["name"] for it in pod["containers"][0]["volumeMounts"]}
+    assert "persistentVolumeClaim" in volumes[mounts["/data"]]
+    limit = volumes[mounts["/data/cache"]]["emptyDir"]["sizeLimit"]
+    assert int(limit) > int(environment(pod["containers"][0])["LORIKEET_CACHE_BYTES"])
+
+
 @installation
 def test_selectors_pick_the_pods_that_they_mean(name: str) -> None:
     its = installed(name)
