@@ -6,7 +6,6 @@ holds up the loop, another call or the end of the process.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import threading
@@ -16,7 +15,15 @@ from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from registry import DiskFull, LorikeetError, Mirror, Registry, RegistryUnavailable, migrations
+from registry import (
+    DiskFull,
+    LorikeetError,
+    Mirror,
+    Registry,
+    RegistryUnavailable,
+    StoreUnavailable,
+    migrations,
+)
 from serve.errors import RegistryAway
 
 logger = logging.getLogger(__name__)
@@ -36,6 +43,9 @@ STORE_SECONDS = 5.0
 """How often the shared store is asked for a sign of life."""
 STORE_HANG_SECONDS = 15.0
 """The store is away when it owes an answer for so long: a hung mount never gives one."""
+_SILENT = StoreUnavailable(
+    "it does not answer", remedy="check the store and the way to it, a mount that hangs for one"
+)
 LATER_TABLES = "up, with the tables of a later version: upgrade this server too"
 
 P = ParamSpec("P")
@@ -209,20 +219,31 @@ class RegistryLink:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _follow_store(self) -> None:
+        told = False
         while True:
-            was_away = self.store_away_since
             asked, asking = datetime.now(UTC), asyncio.create_task(self._ask_store())
-            done, _ = await asyncio.wait([asking], timeout=STORE_HANG_SECONDS)
-            self._store_silent_since = None if done else self._store_silent_since or asked
-            since = self.store_away_since
-            if (since is None) != (was_away is None):
-                logger.warning("the store is %s", "back" if since is None else _since(since))
+            await asyncio.wait([asking], timeout=STORE_HANG_SECONDS)
+            why = asking.result() if asking.done() else _SILENT
+            self._store_silent_since = None if why is None else self._store_silent_since or asked
+            if why is None and told:
+                logger.warning("the store is back")
+            elif why is not None and not told:
+                remedy = f" ({why.remedy})" if isinstance(why, LorikeetError) else ""
+                since = _since(self.store_away_since or asked)
+                logger.error(
+                    "the store is %s: %s%s", since, why, remedy, exc_info=None if remedy else why
+                )
+            told = why is not None
             await asking
             await asyncio.sleep(STORE_SECONDS)
 
-    async def _ask_store(self) -> None:
-        with contextlib.suppress(LorikeetError):
+    async def _ask_store(self) -> Exception | None:
+        """Why the store does not answer, a defect of ours too; None where it does."""
+        try:
             await in_thread(self._registry.ask_store)
+        except Exception as error:
+            return error
+        return None
 
     def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         self._tasks.add(task)

@@ -15,7 +15,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
 async def test_without_the_store_what_is_here_goes_on(
-    store: Any, s3_server: S3Server, run: Any, publish: Any, tmp_path: Path, monkeypatch: Any
+    store: Any,
+    s3_server: S3Server,
+    run: Any,
+    publish: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(registry_link, "STORE_SECONDS", 0.05)
     monkeypatch.setattr(quarantine, "FIRST_SECONDS", 0.05)
@@ -41,6 +47,9 @@ async def test_without_the_store_what_is_here_goes_on(
             await asyncio.to_thread(s3_server.stop)
 
             await store_is("away since 20")
+            (told,) = [it.message for it in caplog.records if "the store is away" in it.message]
+            assert "does not answer" in told
+            assert "check the store" in told
             assert "\nlorikeet_store_up 0.0\n" in (await running.client.get("/metrics")).text
             assert (await running.chat("warm")).status_code == 200
             assert (await running.chat("cached")).status_code == 200
@@ -54,3 +63,29 @@ async def test_without_the_store_what_is_here_goes_on(
             async with asyncio.timeout(30):
                 while (await running.chat("cold")).status_code != 200:
                     await asyncio.sleep(0.02)
+
+
+async def test_a_defect_in_asking_the_store_does_not_end_the_asking(
+    registry: Registry,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(registry_link, "STORE_SECONDS", 0.05)
+    answers: list[str] = []
+
+    def ask() -> None:
+        answers.append("odd" if len(answers) < 2 else "")
+        if answers[-1]:
+            raise ValueError(answers[-1])
+
+    monkeypatch.setattr(registry, "ask_store", ask)
+    async with run() as running:
+        async with asyncio.timeout(30):
+            while len(answers) < 5:
+                await asyncio.sleep(0.02)
+        assert running.service.link.status()["store"] == "up"
+    (told,) = [it for it in caplog.records if "the store is away" in it.message]
+    assert told.message.endswith(": odd")
+    assert told.exc_info
+    assert "the store is back" in caplog.messages
