@@ -206,8 +206,11 @@ class Catalogue:
 
     def record(
         self, name: str, number: int, news: dict[str, Any], write: Callable[[Manifest], None]
-    ) -> Manifest | None:
-        """Add `news` to a version's manifest, which `write` gets first; None for a removed one."""
+    ) -> tuple[Manifest, int] | None:
+        """Add `news` to a version's manifest, which `write` gets first; it, and its revision.
+
+        None for a removed version.
+        """
         with self._database.writing() as session:
             row = session.scalar(
                 select(VersionRow).where(
@@ -223,22 +226,32 @@ class Catalogue:
             row.manifest = manifest.model_dump_json()
             record = session.get(RecordingRow, (name, number))
             if record is None:
-                session.add(RecordingRow(name=name, number=number, revision=1))
+                record = RecordingRow(name=name, number=number, revision=0)
+                session.add(record)
+            record.revision += 1
+            return manifest, record.revision
+
+    def filed(self, name: str, number: int, revision: int) -> None:
+        """Note that the file of a version's manifest was written as it is in `revision`.
+
+        Where its row has gone on meanwhile nobody knows which file is there: it is to be written
+        again.
+        """
+        with self._database.writing() as session:
+            record = session.get(RecordingRow, (name, number))
+            if record is None:
+                return
+            if record.revision == revision:
+                record.filed = revision
             else:
                 record.revision += 1
-            return manifest
 
-    def filed(self, name: str, number: int) -> None:
-        """Note that the file of a version's manifest has what its row has."""
-        with self._database.writing() as session:
-            if record := session.get(RecordingRow, (name, number)):
-                record.filed = record.revision
-
-    def unfiled(self) -> Sequence[Version]:
-        """The versions whose manifest has more in its row than in its file."""
+    def unfiled(self) -> Sequence[tuple[Version, int]]:
+        """The versions whose manifest has more in its row than in its file, and its revision."""
         with self._database.reading() as rows:
-            found = rows.execute(UNFILED).all()
-            return [*self._versions(rows, [_state(row) for row in found]).values()]
+            states = [_state(row) for row in rows.execute(UNFILED)]
+            versions = self._versions(rows, states)
+            return [(versions[row], revision) for row, (_, revision) in states]
 
     def _versions(
         self,

@@ -194,9 +194,9 @@ class Registry:
                 Stage(self.settings.staging) as stage,
             ):
                 # A full disk is told before anything has changed.
-                manifest = self._catalogue.record(found.name, found.number, news, stage.write)
-                if manifest is not None:
-                    self._file(stage, manifest)
+                recorded = self._catalogue.record(found.name, found.number, news, stage.write)
+                if recorded is not None:
+                    self._file(stage, *recorded)
         return self.get(Reference(found.name, version=found.number))
 
     def promote(
@@ -327,14 +327,14 @@ class Registry:
         except BadReference as error:
             raise UnknownAdapter(error.message, remedy=error.remedy) from error
 
-    def _file(self, stage: Stage, manifest: Manifest) -> None:
+    def _file(self, stage: Stage, manifest: Manifest, revision: int) -> None:
         """Bring a manifest's file to its row; without the store the next `open` does."""
         try:
             self._storage.record(stage, manifest)
         except StoreUnavailable as error:
             logger.warning("%s@%d: %s", manifest.name, manifest.version, error)
         else:
-            self._catalogue.filed(manifest.name, manifest.version)
+            self._catalogue.filed(manifest.name, manifest.version, revision)
 
     def _prepare(self) -> None:
         if not self._database.is_current():

@@ -126,7 +126,8 @@ class QuarantineRow(Table):
 class RecordingRow(Table):
     """How often a version's manifest was added to since it was published.
 
-    `filed` is the revision that its file has: behind `revision` only while somebody writes it.
+    `filed` is the revision that its file has: behind `revision` only while somebody writes it, or
+    until a registry is opened where nobody could, or several did at once.
     """
 
     __tablename__ = "recordings"

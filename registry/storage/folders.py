@@ -110,11 +110,11 @@ class FolderVersions:
                     logger.warning("%s is left as it is: it is no whole version", path)
                 if removed:
                     discard(path, self._settings.staging)
-            for version in catalogue.unfiled():
+            for version, revision in catalogue.unfiled():
                 with Stage(self._settings.staging) as stage:
                     stage.write(version.manifest)
                     self.record(stage, version.manifest)
-                catalogue.filed(version.name, version.number)
+                catalogue.filed(version.name, version.number, revision)
 
     def _astray(self, catalogue: "Catalogue") -> list[str]:
         """Folders that look like versions but are not those of a live row, oldest number first."""

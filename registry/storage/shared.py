@@ -132,11 +132,11 @@ class SharedVersions:
                 for manifest in self._whole():
                     catalogue.add(manifest, self.commit)
         try:
-            for version in catalogue.unfiled():
+            for version, revision in catalogue.unfiled():
                 with Stage(self._settings.staging) as stage:
                     stage.write(version.manifest)
                     self.record(stage, version.manifest)
-                catalogue.filed(version.name, version.number)
+                catalogue.filed(version.name, version.number, revision)
         except StoreUnavailable as error:  # the rows have it
             logger.warning("%s", error)
 

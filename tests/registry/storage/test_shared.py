@@ -203,6 +203,31 @@ def test_what_is_recorded_without_the_store_is_filed_later(
         assert again.get("titulares").manifest.evaluation == {"n": 1}
 
 
+def test_what_machines_record_at_once_is_filed_in_the_end(
+    here: Registry,
+    there: Registry,
+    store: Store,
+    base: Base,
+    adapters: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one writes its row first and its file last."""
+    version = here.publish(adapters[0], "titulares", base=base)
+    record = here._storage.record
+
+    def late(*arguments: Any) -> None:
+        there.record("titulares@1", certificate={"passed": True})
+        record(*arguments)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(here._storage, "record", late)
+        here.record("titulares@1", evaluation={"n": 1})
+    Registry.open().close()
+    kept = json.loads(store.read(f"adapters/{version.manifest.place}/manifest.json"))
+    assert (kept["evaluation"], kept["certificate"]) == ({"n": 1}, {"passed": True})
+    assert list(here._catalogue.unfiled()) == []
+
+
 def test_a_new_database_takes_in_what_the_store_has(
     here: Registry, store: Store, base: Base, adapters: list[Path], tmp_path: Path
 ) -> None:
