@@ -69,6 +69,10 @@ class Cache:
             remedy="check its disk; or, with many adapters in use, raise LORIKEET_CACHE_BYTES",
         )
 
+    def forget(self, files: Files) -> None:
+        """Delete an entry, if it is there and nobody uses it. Raises OSError."""
+        _delete(self.path(files), self._drafts)
+
     def _fill(self, path: Path, files: Files) -> None:
         """Download an entry, once for all who want it now."""
         self._drafts.mkdir(parents=True, exist_ok=True)

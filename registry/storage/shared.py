@@ -123,7 +123,7 @@ class SharedVersions:
         self._pending.release(session, _keys(manifest))
 
     def drop(self, manifest: Manifest) -> None:
-        _drop(self._pending, _keys(manifest))
+        _drop(self._pending, _keys(manifest), self._cache, manifest.files)
 
     def recover(self, catalogue: "Catalogue", lock: Lock) -> None:
         """Adopt what is there where the database knows of nothing; file what was recorded."""
@@ -190,7 +190,8 @@ class SharedFiles:
         self._pending.release(session, [key_of(blob.identity)])
 
     def drop(self, blob: Blob) -> None:
-        _drop(self._pending, [key_of(blob.identity)])
+        files = {blob.name: blob.identity}
+        _drop(self._pending, [key_of(blob.identity)], self._cache, files)
 
     def sweep(self, older_than: float) -> int:
         """Of versions too: what is nobody's is noted in one place."""
@@ -219,8 +220,12 @@ def _settle(
     pending.settle(session, map(key_of, files))
 
 
-def _drop(pending: Pending, keys: Iterable[str]) -> None:
+def _drop(
+    pending: Pending, keys: Iterable[str], cache: Cache, files: Mapping[str, FileIdentity]
+) -> None:
+    """Of caches only this machine's: those of others give it up when they need the room."""
     try:
+        cache.forget(files)
         pending.drop(keys)
-    except StoreUnavailable as error:  # they are noted, and swept later
+    except (StoreUnavailable, OSError) as error:  # the keys are noted, and swept later
         logger.warning("%s", error)

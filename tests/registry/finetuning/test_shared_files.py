@@ -43,6 +43,8 @@ def test_files_of_two_machines(store: Store, registry: Registry, tmp_path: Path)
             assert path.read_bytes() == ROW
         registry.files.delete("globex", other.id)
         assert store.objects() == []
+        for machine in (there, registry):  # each where one was deleted
+            assert not machine.files.path(mine).exists()
         lost = send(registry, b"other")
         store.delete(key(b"other"))
         with pytest.raises(BlobDamaged, match="is missing"):

@@ -177,6 +177,17 @@ def test_a_damaged_copy_is_fetched_anew_where_it_is_used(cache: Cache, source: S
     assert source.downloads.count(files["file"].sha256) == 2
 
 
+def test_what_is_forgotten_goes_unless_it_is_used(cache: Cache, source: Source) -> None:
+    files = source.files("a")
+    cache.forget(files)
+    with cache.fetch(files) as folder:
+        cache.forget(files)
+        assert (folder / "file").read_bytes() == b"a" * 1000
+    cache.forget(files)
+    assert not folder.exists()
+    assert use(cache, files) == b"a" * 1000
+
+
 def test_a_download_that_fails_leaves_nothing(
     cache: Cache, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,8 +165,11 @@ def test_a_removed_version_takes_what_only_it_has(
         here.get("titulares@1")
     assert blob_of(version) in store.objects()
     assert f"adapters/{version.manifest.place}/manifest.json" not in store.objects()
+    with there.fetch(there.get("twin@1")) as folder:
+        pass
     there.remove("twin", 1)
     assert blob_of(version) not in store.objects()
+    assert not folder.exists()
     assert here.publish(adapters[0], "titulares", base=base).number == 3
     here.verify("titulares@3")
 
