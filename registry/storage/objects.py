@@ -5,6 +5,7 @@ libraries look for them (AWS_*, FSSPEC_S3_*). Nothing waits for a store without 
 """
 
 import copy
+import errno
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -191,6 +192,11 @@ def _told(url: str, error: Exception) -> StoreUnavailable:
             f"there are no credentials for the store {url}",
             remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
         )
+    if _is_without_links(error):
+        return StoreUnavailable(
+            f"the store {url} is on a file system without hard links",
+            remedy="take another one (a local disk, NFS, CephFS; not SMB), or an object store",
+        )
     if isinstance(error, PermissionError):
         return StoreUnavailable(
             f"the store {url} refuses: {error}",
@@ -230,6 +236,13 @@ def _skew(error: Exception) -> timedelta | None:
     except (KeyError, TypeError, ValueError):
         return None
     return skew if abs(skew) > _MOST_SKEW else None
+
+
+def _is_without_links(error: Exception) -> bool:
+    """Whether a file could not be given a second name, by a folder where others can be written."""
+    if not isinstance(error, OSError) or error.filename2 is None:
+        return False
+    return error.errno in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
 def _is_without_credentials(error: Exception) -> bool:

@@ -156,6 +156,21 @@ def test_a_folder_whose_disk_is_full_keeps_nothing(
     assert folder.objects() == []
 
 
+def test_a_folder_without_hard_links_is_told(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "store")
+
+    def refuse(old: Path, new: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", str(old), None, str(new))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreUnavailable, match="without hard links") as caught:
+        Objects(folder.url).create(source, "a")
+    assert "NFS" in str(caught.value.remedy)
+    assert folder.objects() == []
+
+
 def test_who_may_not(s3: Refusing) -> None:
     objects = Objects("s3://bucket/team")
     for call in CALLS:
