@@ -46,7 +46,7 @@ def test_the_canary_of_somebody_else_stays(registry: Registry) -> None:
     registry.promote("opl", 1, force="a test")
     registry.promote("opl", 2, force="a test", expected=1, canary=10)
     for canary in (None, 10):
-        with pytest.raises(AliasMoved, match="has version 2 as its canary.*none but version 3"):
+        with pytest.raises(AliasMoved, match=r"has version 2 as its canary.*none but version 3"):
             registry.promote("opl", 3, force="a test", expected=1, canary=canary)
     registry.promote("opl", 2, force="a test", expected=1, canary=50)
     (alias,) = registry.aliases("opl")

@@ -51,7 +51,14 @@ def database(home: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def two(run: Any, registry: Registry) -> Any:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait for what a database says that is there, on a busy machine too."""
+    monkeypatch.setattr(registry_link, "WAIT_SECONDS", 20.0)
+    monkeypatch.setattr(registry_link, "HANG_SECONDS", 30.0)
+
+
+@pytest.fixture
+def two(run: Any, registry: Registry, patient: None) -> Any:
     """`async with two() as (one, other):` two servers, each with a registry of its own."""
 
     @asynccontextmanager
@@ -154,6 +161,7 @@ async def test_limits_that_change_hold_at_both(two: Any, registry: Registry, bas
             assert (await server.chat(base.id, max_tokens=1)).status_code == 429
 
 
+@pytest.mark.usefixtures("patient")
 async def test_without_the_database_what_is_known_goes_on(
     run: Any, registry: Registry, publish: Any, database: Postgres
 ) -> None:
@@ -325,6 +333,7 @@ async def test_a_quarantine_holds_here_and_is_recorded_once_the_database_is_back
         assert await model_of(running, "opl") == "opl@1"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_tables_of_a_later_version_are_told_and_served(
     run: Any,
     base: Base,
