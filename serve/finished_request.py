@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from serve.disconnect import CLIENT_GONE
 from serve.engine import GenerationStats
+
+Asked = Literal["chat", "completions", "score"]
 
 
 @dataclass(frozen=True)
 class FinishedRequest:
     """A request to a model, however it ended. Times in seconds, by a monotonic clock."""
 
-    endpoint: Literal["chat", "completions", "score"]
+    endpoint: Asked
     model: str
     """The base's id or `name@version`; never what the client has sent."""
     tenant: str
@@ -44,3 +47,11 @@ class FinishedRequest:
     def queue_seconds(self) -> float:
         """All the waiting for others."""
         return (self.admission_seconds or 0.0) + self.scheduler_seconds
+
+    @property
+    def first_token_wait_seconds(self) -> float | None:
+        """As `ttft_seconds`; of who went away before it came, how long they waited, at least."""
+        waited = self.endpoint != "score" and self.admission_seconds is not None
+        if self.ttft_seconds is None and self.status == CLIENT_GONE and waited:
+            return self.seconds
+        return self.ttft_seconds

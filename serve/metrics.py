@@ -2,9 +2,11 @@
 
 `model` is the base's id or `name@version`, `tenant` whose key it is. The busiest have values of
 their own, the others are `other`, and what has no name that we know is `unknown`: no client can
-make a series.
+make a series. What objectives are kept by has neither, and is there from the start: a rate sees
+the first failure, and no series of it ever ends.
 """
 
+import itertools
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +18,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from registry import Standing
 from registry.finetuning.objects import FINISHED, UNFINISHED
 from serve.errors import Refusal
-from serve.finished_request import FinishedRequest
+from serve.finished_request import Asked, FinishedRequest
 from serve.top_labels import TopLabels
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -25,6 +27,7 @@ SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 QUEUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 LOAD_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TOP = 100
+CLASSES = ("2xx", "4xx", "5xx")
 
 LoadFailure = Literal["refused", "failed", "timeout", "interrupted"]
 
@@ -45,6 +48,11 @@ class Metrics:
         self._declare_training()
 
     def _declare_requests(self) -> None:
+        self.responses = self._counter(
+            "responses", "Requests to models by endpoint and class of status.", "endpoint class"
+        )
+        for endpoint, status in itertools.product(get_args(Asked), CLASSES):
+            self.responses.labels(endpoint, status)
         self.requests = self._counter(
             "requests", "Requests by model, endpoint and HTTP status.", "model endpoint status"
         )
@@ -93,15 +101,21 @@ class Metrics:
             self.refusals.labels(reason)
 
     def _declare_times(self) -> None:
+        self.first_token = self._histogram(
+            "first_token_seconds",
+            "As lorikeet_time_to_first_token_seconds, of all models together.",
+            TTFT_BUCKETS,
+            "",
+        )
         self.ttft = self._histogram(
             "time_to_first_token_seconds",
-            "From a request's arrival to its first token.",
+            "From a request's arrival to its first token, or to when its client gave up waiting.",
             TTFT_BUCKETS,
             "model",
         )
         self.tenant_ttft = self._histogram(
             "tenant_time_to_first_token_seconds",
-            "From a request's arrival to its first token, by tenant.",
+            "From a request's arrival to its first token, or to giving up, by tenant.",
             TTFT_BUCKETS,
             "tenant",
         )
@@ -162,6 +176,9 @@ class Metrics:
 
     def _declare_server(self) -> None:
         self.engine_up = self._gauge("engine_up", "1 while the engine can answer.")
+        self.engine_starting = self._gauge(
+            "engine_starting", "1 while the engine starts for the first time."
+        )
         self.engine_restarts = self._counter(
             "engine_restarts", "Times that the engine was started again after it died or hung."
         )
@@ -172,6 +189,8 @@ class Metrics:
         self.store_up = self._gauge(
             "store_up", "0 while the shared store is away: what is not here cannot be loaded."
         )
+        self.min_replicas = self._gauge("min_replicas", "Replicas that the server has at least.")
+        self.max_replicas = self._gauge("max_replicas", "Replicas that the server has at most.")
         self.disk_free = self._gauge("disk_free_bytes", "Free on the data folder's disk.")
         self.disk_total = self._gauge("disk_total_bytes", "Size of the data folder's disk.")
         self._config = Info(
@@ -205,6 +224,7 @@ class Metrics:
         """Count a request at its end."""
         model, tenant = self.models.count(request.model), self.tenants.count(request.tenant)
         status = str(request.status)
+        self.responses.labels(request.endpoint, f"{status[0]}xx").inc()
         self.requests.labels(model, request.endpoint, status).inc()
         self.tenant_requests.labels(tenant, status).inc()
         self._count_tokens(request, model, tenant)
@@ -212,9 +232,10 @@ class Metrics:
             self.hits.labels(model, request.load).inc()
         if request.admission_seconds is not None:
             _observe(self.queue.labels(model), request.queue_seconds)
-        if request.ttft_seconds is not None:
-            _observe(self.ttft.labels(model), request.ttft_seconds)
-            _observe(self.tenant_ttft.labels(tenant), request.ttft_seconds)
+        if (waited := request.first_token_wait_seconds) is not None:
+            _observe(self.first_token, waited)
+            _observe(self.ttft.labels(model), waited)
+            _observe(self.tenant_ttft.labels(tenant), waited)
         if request.status == 200 and request.endpoint != "score":
             _observe(self.seconds.labels(model), request.seconds)
             _observe(self.tenant_seconds.labels(tenant), request.seconds)

@@ -14,11 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry import Version
 from serve.adapters import Adapters, Lease
 from serve.engine import GenerationStats
-from serve.finished_request import FinishedRequest
+from serve.finished_request import Asked, FinishedRequest
 from serve.metrics import Metrics
 from serve.top_labels import UNKNOWN
-
-Asked = Literal["chat", "completions", "score"]
 
 ENDPOINTS: dict[str, Asked] = {
     "/v1/chat/completions": "chat",

@@ -59,6 +59,8 @@ class Scrape:
         }
         self._config = {name: getattr(settings, name) for name in CONFIG}
         self._one_at_a_time = asyncio.Lock()
+        metrics.min_replicas.set(settings.replicas)
+        metrics.max_replicas.set(settings.most_replicas)
 
     async def text(self) -> bytes:
         """Lorikeet's metrics and the engine's, in Prometheus' text format."""

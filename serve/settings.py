@@ -211,12 +211,16 @@ class ServeSettings(BaseSettings):
         return self.replicas > 1 or self.max_replicas is not None
 
     @property
+    def most_replicas(self) -> int:
+        """As many as there may be."""
+        return max(self.replicas, self.max_replicas or 0)
+
+    @property
     def metrics_ports(self) -> range:
         """Where replicas tell their metrics, each on one of them."""
         if self.metrics_port is None:
             return range(0)
-        most = max(self.replicas, self.max_replicas or 0)
-        return range(self.metrics_port, self.metrics_port + most)
+        return range(self.metrics_port, self.metrics_port + self.most_replicas)
 
     @property
     def loopback(self) -> bool:

@@ -57,6 +57,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin to start the engine."""
+        self._metrics.engine_starting.set(1)
         self._task = asyncio.create_task(self._run())
 
     async def wait_started(self) -> None:
@@ -96,6 +97,7 @@ class Supervisor:
             logger.error("%s", error)
             return
         finally:
+            self._metrics.engine_starting.set(0)
             self._settled.set()
         while self.state != "stopped":
             self.state = "up"

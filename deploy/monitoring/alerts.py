@@ -9,6 +9,17 @@ HITS = "sum by (job, instance) (rate(lorikeet_adapter_hits_total[10m]))"
 FAILED_LOADS = 'lorikeet_adapter_loads_total{outcome=~"refused|failed|timeout"}'
 EVICTIONS = "sum by (job, instance) (increase(lorikeet_adapter_evictions_total[10m]))"
 FREE = "lorikeet_disk_free_bytes / lorikeet_disk_total_bytes"
+REMEMBERED = "3d"
+"""For so long what was a Lorikeet is missed."""
+KNOWN = f"last_over_time(lorikeet_build_info[{REMEMBERED}])"
+THERE = "count by (job) (lorikeet_build_info)"
+SCALED = (
+    f"last_over_time(lorikeet_max_replicas[{REMEMBERED}])\n"
+    f"    > last_over_time(lorikeet_min_replicas[{REMEMBERED}])"
+)
+"""Of replicas that come and go with the requests."""
+IN_TOUCH = "and on (job, instance) lorikeet_registry_up == 1"
+"""Whose figures of jobs and workers are not old ones."""
 SERVER = "{{ $labels.instance }}"
 SERVICE = "dashboard Lorikeet service"
 
@@ -30,8 +41,9 @@ _SERVERS = (
         "page",
         (
             Condition(
-                # What was a Lorikeet within a day, whatever its scrape job is called.
-                "(up and on (job, instance) last_over_time(lorikeet_build_info[1d]))",
+                # What was a Lorikeet lately, whatever its scrape job is called.
+                f"(\n  up\n  and on (job, instance) {KNOWN}\n"
+                f"  unless on (job, instance) (\n    {SCALED}\n  )\n)",
                 "==",
                 0,
             ),
@@ -46,9 +58,49 @@ _SERVERS = (
         "scraped, check the key or --metrics-port that Prometheus uses.",
     ),
     Alert(
+        "LorikeetServiceGone",
+        "page",
+        (
+            Condition(
+                f"(\n  {THERE}\n  or\n  0 * count by (job) ({KNOWN})\n)",
+                "==",
+                0,
+            ),
+        ),
+        "5m",
+        "{{ $labels.job }}: no server is left that answers Prometheus",
+        felt="nothing is answered at all, or nobody can tell.",
+        look="are the machines, the pods, Ray there; does Prometheus still find its targets "
+        "(its page Targets); GET /health on a server.",
+        do="start a server: it serves every published adapter as before. If only Prometheus has "
+        "lost them, mend its targets.",
+    ),
+    Alert(
+        "LorikeetTooFewReplicas",
+        "ticket",
+        (
+            Condition(f"{THERE}\n- max by (job) (lorikeet_min_replicas)", "<", 0),
+            Condition(
+                "max by (job) (lorikeet_max_replicas - lorikeet_min_replicas)",
+                ">",
+                0,
+            ),
+        ),
+        "15m",
+        "{{ $labels.job }}: fewer replicas answer Prometheus than there should be at least",
+        felt="nothing while the others keep up.",
+        look=f"{SERVICE}, Replicas; the log of `lorikeet serve`: why a replica does not start "
+        "(memory, GPUs in use).",
+        do="Ray starts them by itself. When each start fails: free what it lacks, or start "
+        "`lorikeet serve` again with a --replicas that fits.",
+    ),
+    Alert(
         "LorikeetEngineDown",
         "page",
-        (Condition("lorikeet_engine_up", "==", 0),),
+        (
+            Condition("lorikeet_engine_up", "==", 0),
+            Condition("lorikeet_engine_starting", "==", 0),
+        ),
         "5m",
         f"the engine of {SERVER} has been down for 5 minutes",
         felt="every request to this server gets 503; streams under way were cut off.",
@@ -75,13 +127,15 @@ _SERVERS = (
         "ticket",
         (
             Condition("lorikeet_ready", "==", 0),
-            Condition("lorikeet_engine_up", "==", 1),
+            Condition("lorikeet_engine_up + lorikeet_engine_starting", ">", 0),
         ),
-        "30m",
-        f"{SERVER} has refused requests for 30 minutes though its engine is up",
-        felt="nothing while other servers answer; else 503, `the server is draining`.",
-        look="GET /ready on the server; who called /admin/drain.",
-        do="POST /admin/resume, or stop the server that was drained.",
+        "45m",
+        f"{SERVER} has not been ready for 45 minutes, and its engine is not down",
+        felt="nothing while other servers answer; else 503.",
+        look="GET /ready on the server. `draining`: who called /admin/drain. `starting`: the "
+        "server's log.",
+        do="drained: POST /admin/resume, or stop it. A first start that does not end: is the base "
+        "still being fetched, is the disk slow; else start the server again.",
     ),
     Alert(
         "LorikeetRegistryDown",
@@ -120,8 +174,8 @@ _LOAD = (
         "token.",
         look=f"{SERVICE}, Running and queued and Refusals by reason; dashboard Lorikeet tenants: "
         "whose queue it is. tenant_queue_full alone is one tenant's affair.",
-        do="one tenant: lower its key's limits. All: add a server; more --max-num-seqs helps only "
-        "while the KV cache has room.",
+        do="one tenant: lower its key's limits (`lorikeet keys limit`). All: add a server; more "
+        "--max-num-seqs helps only while the KV cache has room.",
     ),
 )
 _ADAPTERS = (
@@ -163,10 +217,12 @@ _ADAPTERS = (
         "models.",
         do="more adapters are in use than are kept: raise --max-loaded (memory permitting), or "
         "give groups of adapters to servers of their own. A crawler that asks for each model in "
-        "turn: limit its key.",
+        "turn: `lorikeet keys limit` its key.",
     ),
 )
-_AGE = "max by (job, training_job) (lorikeet_training_last_event_age_seconds)"
+_AGE = f"max by (job, training_job) (\n  lorikeet_training_last_event_age_seconds\n  {IN_TOUCH}\n)"
+_WAITING = f'max by (job) (\n  lorikeet_training_jobs{{status="queued"}}\n  {IN_TOUCH}\n)'
+_WORKERS = f"max by (job) (\n  lorikeet_training_workers\n  {IN_TOUCH}\n)"
 _TRAINING = (
     Alert(
         "LorikeetTrainingStalled",
@@ -184,8 +240,8 @@ _TRAINING = (
         "LorikeetNoTrainingWorker",
         "ticket",
         (
-            Condition('max by (job) (lorikeet_training_jobs{status="queued"})', ">", 0),
-            Condition("max by (job) (lorikeet_training_workers)", "==", 0),
+            Condition(_WAITING, ">", 0),
+            Condition(_WORKERS, "==", 0),
         ),
         "15m",
         "{{ $labels.job }}: fine-tuning jobs wait and no worker is there",
@@ -204,8 +260,8 @@ _DISK = (
         felt="nothing yet.",
         look="the data folder (LORIKEET_HOME): runs with checkpoints, old versions, uploaded "
         "files; logs beside it.",
-        do="delete old runs and versions (`lorikeet runs`, `lorikeet adapters remove`), or give "
-        "the folder a larger disk.",
+        do="delete the folders of runs that have succeeded (`lorikeet runs list`; runs/RUN in the "
+        "data folder) and old versions (`lorikeet adapters remove`), or give it a larger disk.",
     ),
     Alert(
         "LorikeetDiskFull",
@@ -219,6 +275,6 @@ _DISK = (
         felt="answers go on; publications and uploads are refused with 503, running jobs fail at "
         "their next checkpoint, SQLite cannot write.",
         look="what grows in the data folder (LORIKEET_HOME): `du -xh -d 2 | sort -h`.",
-        do="stop what grows (`lorikeet jobs pause`), delete old runs, give the folder more disk.",
+        do="stop what grows (`lorikeet jobs pause`), then make room as for LorikeetDiskLow.",
     ),
 )

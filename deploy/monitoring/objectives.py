@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from deploy.monitoring.rules import Alert, Condition, Group, Recorded
 from registry import LorikeetError
 
-REQUESTS = "lorikeet_requests_total"
-TTFT = "lorikeet_time_to_first_token_seconds"
+RESPONSES = "lorikeet_responses_total"
+FIRST_TOKEN = "lorikeet_first_token_seconds"
+COUNTED = 'class!="4xx"'
+"""A client's own mistakes and limits are neither good nor bad."""
+FAILURES = 'class="5xx"'
 FEWEST = 10
 """Bad requests in the long window below which nobody is told, whatever their share."""
 
@@ -20,7 +23,7 @@ class Objectives:
     """What is promised over 30 days."""
 
     availability: float = 0.999
-    """Share of the requests that are not answered with 5xx."""
+    """Share of the requests, but those answered with 4xx, that are not answered with 5xx."""
     first_token: float = 0.95
     """Share of the requests whose first token comes within `first_token_seconds`."""
     first_token_seconds: float = 2.5
@@ -85,9 +88,7 @@ def objective_groups(objectives: Objectives) -> tuple[Group, ...]:
         recorded += [
             Recorded(
                 FAILED.burn(window),
-                f"(\n  {_failed(window)}\n  or\n  0 * {_requests(window)}\n)"
-                f"\n/ {_requests(window)}"
-                f"\n/ {1 - objectives.availability:.10g}",
+                f"{_failed(window)}\n/ {_requests(window)}\n/ {1 - objectives.availability:.10g}",
             ),
             Recorded(
                 SLOW.burn(window),
@@ -131,8 +132,8 @@ def _first_token(burn: _Burn, objectives: Objectives, bound: str) -> Alert:
         f"{objectives.first_token_seconds:g} s for their first token.",
         look="dashboard Lorikeet service, Latency and Time in the queue: waiting for a turn, or a "
         "slow engine; dashboard Lorikeet adapters, Warm and cold.",
-        do="a long queue: add a server or lower the noisiest keys' limits. Cold loads: raise "
-        "--max-loaded or --max-loras. A full KV cache: give it more memory.",
+        do="a long queue: add a server or lower the noisiest keys' limits (`lorikeet keys limit`). "
+        "Cold loads: raise --max-loaded or --max-loras. A full KV cache: give it more memory.",
     )
 
 
@@ -152,16 +153,16 @@ def _alert(name: str, burn: _Burn, indicator: Indicator, bad: str, **texts: str)
 
 
 def _requests(window: str) -> str:
-    return f"sum by (job) (rate({REQUESTS}[{window}]))"
+    return f"sum by (job) (rate({RESPONSES}{{{COUNTED}}}[{window}]))"
 
 
 def _failed(window: str, function: str = "rate") -> str:
-    return f'sum by (job) ({function}({REQUESTS}{{status=~"5.."}}[{window}]))'
+    return f"sum by (job) ({function}({RESPONSES}{{{FAILURES}}}[{window}]))"
 
 
 def _answered(window: str, function: str = "rate") -> str:
-    return f"sum by (job) ({function}({TTFT}_count[{window}]))"
+    return f"sum by (job) ({function}({FIRST_TOKEN}_count[{window}]))"
 
 
 def _within(bound: str, window: str, function: str = "rate") -> str:
-    return f"sum by (job) ({function}({TTFT}_bucket{{{bound}}}[{window}]))"
+    return f"sum by (job) ({function}({FIRST_TOKEN}_bucket{{{bound}}}[{window}]))"

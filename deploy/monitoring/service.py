@@ -1,13 +1,20 @@
 """The service as its users feel it: objectives, traffic, latency, the engine."""
 
 from deploy.monitoring.grafana import Dashboard, Panel, Query, Row, Unit
-from deploy.monitoring.objectives import FAILED, SLOW, Objectives
+from deploy.monitoring.objectives import (
+    COUNTED,
+    FAILED,
+    FAILURES,
+    FIRST_TOKEN,
+    RESPONSES,
+    SLOW,
+    Objectives,
+)
 from deploy.monitoring.promql import increase, mean, quantile, rate, select, share, total
 
 TTFT = "lorikeet_time_to_first_token_seconds"
 ITL = "lorikeet_inter_token_latency_seconds"
 REQUESTS = "lorikeet_requests_total"
-FAILURES = 'status=~"5.."'
 
 
 def service(objectives: Objectives) -> Dashboard:
@@ -37,8 +44,7 @@ def quantiles(
 
 
 def _now(objectives: Objectives) -> tuple[Panel, ...]:
-    failed = f"({increase(REQUESTS, where=FAILURES)} or vector(0))"
-    served = share(failed, increase(REQUESTS))
+    failed = share(increase(RESPONSES, where=FAILURES), increase(RESPONSES, where=COUNTED))
     budget = 1 - objectives.availability
     return (
         Panel(
@@ -70,8 +76,9 @@ def _now(objectives: Objectives) -> tuple[Panel, ...]:
         ),
         Panel(
             "Failed requests",
-            f"Share answered with 5xx in the time that is shown; the objective is {budget:.2%}.",
-            (Query(served),),
+            f"Share answered with 5xx, of all but 4xx, in the time that is shown; the objective is "
+            f"{budget:.2%}.",
+            (Query(failed),),
             kind="stat",
             unit="percentunit",
             width=4,
@@ -82,7 +89,7 @@ def _now(objectives: Objectives) -> tuple[Panel, ...]:
             "Time to first token, p95",
             f"The objective: {objectives.first_token:g} of all requests within "
             f"{objectives.first_token_seconds:g} s.",
-            (Query(quantile(0.95, TTFT)),),
+            (Query(quantile(0.95, FIRST_TOKEN)),),
             kind="stat",
             unit="s",
             width=4,
@@ -187,7 +194,8 @@ _TRAFFIC = (
 _LATENCY = (
     quantiles(
         "Time to first token",
-        "From a request's arrival to its first token; the queue and a cold load are in it.",
+        "From a request's arrival to its first token, or to when its client gave up waiting; the "
+        "queue and a cold load are in it.",
         TTFT,
     ),
     quantiles(
@@ -270,8 +278,11 @@ _ENGINE = (
     ),
     Panel(
         "Engine up",
-        "1 while the engine can answer.",
-        (Query(select("lorikeet_engine_up"), "{{instance}}"),),
+        "1 while the engine can answer; starting: for the first time.",
+        (
+            Query(select("lorikeet_engine_up"), "{{instance}}"),
+            Query(select("lorikeet_engine_starting"), "{{instance}} starting"),
+        ),
     ),
     Panel(
         "Disk free by server",
@@ -283,11 +294,20 @@ _ENGINE = (
 )
 _WHAT_RUNS = (
     Panel(
+        "Replicas",
+        "Servers that answer Prometheus, and the bounds between which requests move their number.",
+        (
+            Query(f"count({select('lorikeet_build_info')})", "there"),
+            Query(f"max({select('lorikeet_min_replicas')})", "at least"),
+            Query(f"max({select('lorikeet_max_replicas')})", "at most"),
+        ),
+    ),
+    Panel(
         "Versions",
         "What is installed, by server.",
         (Query(select("lorikeet_build_info")),),
         kind="table",
-        width=10,
+        width=16,
         hidden=("__name__", "job"),
     ),
     Panel(
@@ -295,7 +315,7 @@ _WHAT_RUNS = (
         "What each server was started with.",
         (Query(select("lorikeet_config_info")),),
         kind="table",
-        width=14,
+        width=24,
         hidden=("__name__", "job"),
     ),
 )

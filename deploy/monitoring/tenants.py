@@ -31,7 +31,8 @@ def tenants() -> Dashboard:
 _USE = (
     Panel(
         "Tenants",
-        "In the time that is shown. Made for a chargeback: tokens are counted as the engine did.",
+        "In the time that is shown, as rates make it out: the first requests of a series are not "
+        "in it. For bills add up the access log.",
         (
             Query(increase(REQUESTS, "tenant", where=TENANT), "Requests"),
             Query(increase(PROMPT, "tenant", where=TENANT), "Prompt tokens"),

@@ -29,7 +29,6 @@ def application(
     settings: ServeSettings, base: str, router: type[RequestRouter] = AffinityRouter
 ) -> Application:
     """Replicas behind an ingress; `base` is the base model's id."""
-    most = max(settings.replicas, settings.max_replicas or 0)
     keeper = serve.deployment(Keeper).options(
         num_replicas=1,
         max_ongoing_requests=MANY,
@@ -52,7 +51,7 @@ def application(
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="Ingress",
-        num_replicas=math.ceil(most / REPLICAS_AN_INGRESS),
+        num_replicas=math.ceil(settings.most_replicas / REPLICAS_AN_INGRESS),
         max_ongoing_requests=MANY,
         ray_actor_options={"num_cpus": 0},
         # It tells of the answers that end with their replica.

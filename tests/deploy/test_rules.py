@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from monitored import RULES
+from monitored import RULES, declared
 from prometheus_server import SHIPPED, program
 from typer.main import get_command
 
@@ -15,6 +15,7 @@ from deploy.monitoring.files import RULES as RULES_FILE
 from deploy.monitoring.files import RUNBOOK
 from deploy.monitoring.rules import Alert
 from lorikeet import app
+from serve.metrics import Metrics
 from serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,27 @@ def test_promtool_accepts_the_configuration() -> None:
 @pytest.mark.parametrize("file", sorted(FAULTS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_faults_fire_their_alerts_and_health_none(file: Path) -> None:
     _promtool("test", "rules", str(file))
+
+
+def test_faults_are_told_by_series_that_the_server_exposes() -> None:
+    """A counter that begins at 0 is there before anything was counted."""
+    fresh = {
+        (sample.name, *sorted(sample.labels.items()))
+        for family in Metrics("base")._registry.collect()
+        for sample in family.samples
+    }
+    for file in FAULTS.glob("*.yaml"):
+        for test in yaml.safe_load(file.read_text())["tests"]:
+            for series in test["input_series"]:
+                name, given = re.fullmatch(r"(\w+)\{(.*)\}", series["series"]).groups()  # type: ignore[union-attr]
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', given))
+                for scraped in "job", "instance":
+                    del labels[scraped]
+                if name in {"up", "lorikeet_build_info"}:
+                    continue
+                assert labels.keys() - {"le"} == declared()[name], series
+                if name.endswith("_total") and re.match(r"0[+x]", series["values"]):
+                    assert (name, *sorted(labels.items())) in fresh, series
 
 
 def test_each_alert_is_fired_by_a_fault_and_silent_before_or_without_it() -> None:

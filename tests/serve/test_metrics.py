@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,6 +17,7 @@ from serve.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
+RESPONSES = "lorikeet_responses_total"
 NASTY = 'x"\nlorikeet_ready 0\n# \\'
 
 
@@ -161,6 +163,54 @@ async def test_what_runs_and_what_waits(run: Any, publish: Callable[..., Any]) -
     assert scraped.value("lorikeet_slots", state="used") == 1
     assert scraped.value("lorikeet_leases") == 2 - on_the_base
     assert after.value("lorikeet_requests_running") == 0
+
+
+async def test_who_gives_up_waiting_for_the_first_token_has_waited(
+    run: Any, free_server: Callable[..., Any]
+) -> None:
+    """In the engine and in the queue; not who was told at once that there is no such model."""
+    async with (
+        run(EchoEngine(token_seconds=30), max_num_seqs=1) as running,
+        free_server(running.app) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+        leaving = [
+            asyncio.create_task(client.post("/v1/chat/completions", json=body)) for _ in range(2)
+        ]
+        while not running.service.admission.queued:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.15)
+        for each in leaving:
+            each.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        await running.chat("nobody")
+        async with asyncio.timeout(10):
+            while (seen := await scrape(running)).value(RESPONSES, **{"class": "4xx"}) < 3:
+                await asyncio.sleep(0.01)
+    for name in "", "time_to_", "tenant_time_to_":
+        assert seen.value(f"lorikeet_{name}first_token_seconds_count") == 2
+        assert seen.value(f"lorikeet_{name}first_token_seconds_sum") > 0.3
+    assert seen.value("lorikeet_requests_total", model="tiny", status="499") == 2
+
+
+def test_what_objectives_are_kept_by_is_there_before_the_first_request() -> None:
+    metrics = Metrics("tiny")
+    fresh = Scraped(metrics.exposition().decode())
+    responses = [s for s in fresh.samples if s.name == RESPONSES]
+    labels = {(s.labels["endpoint"], s.labels["class"]): s.value for s in responses}
+    assert labels == {
+        (endpoint, status): 0.0
+        for endpoint in ("chat", "completions", "score")
+        for status in ("2xx", "4xx", "5xx")
+    }
+    assert fresh.value("lorikeet_first_token_seconds_bucket", le="2.5") == 0
+    for status in (200, 429, 499, 500, 503):
+        metrics.count(finished(status=status, ttft_seconds=0.1 if status == 200 else None))
+    after = Scraped(metrics.exposition().decode())
+    assert after.value(RESPONSES, **{"class": "5xx"}) == 2
+    assert after.value(RESPONSES, **{"class": "4xx"}) == 2
+    assert after.value("lorikeet_first_token_seconds_count") == 1  # that 499 never had its turn
 
 
 async def test_refusals_by_reason(run: Any, registry: Registry, publish: Any) -> None:

@@ -7,8 +7,10 @@ import pytest
 
 from serve import supervisor
 from serve.adapters import engine_name
+from serve.app import create_app
 from serve.engine.echo import EchoEngine
 from serve.errors import EngineFailed
+from serve.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +57,41 @@ async def test_a_dead_engine_is_started_again_with_what_it_held(run: Any, publis
         metrics = (await running.client.get("/metrics")).text
     assert "lorikeet_engine_restarts_total 1.0" in metrics
     assert engine.starts == 2
+
+
+class Slow(EchoEngine):
+    """Each start takes until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def start(self) -> None:
+        await self.go.wait()
+        await super().start()
+
+
+async def test_the_first_start_is_told_apart_from_the_next_ones(registry: Any, base: Any) -> None:
+    engine = Slow()
+    app = create_app(ServeSettings(engine="echo"), engine, registry, base)
+    service = app.state.service
+
+    async def told() -> tuple[str, str]:
+        lines = dict(
+            line.rsplit(" ", 1) for line in (await service.scrape.text()).decode().splitlines()
+        )
+        return lines["lorikeet_engine_starting"], lines["lorikeet_engine_up"]
+
+    async with app.router.lifespan_context(app):
+        assert await told() == ("1.0", "0.0")
+        engine.go.set()
+        await service.supervisor.wait_started()
+        assert await told() == ("0.0", "1.0")
+        engine.go.clear()
+        engine.die()
+        await until(lambda: service.supervisor.state == "down")
+        assert await told() == ("0.0", "0.0")
+        engine.go.set()
 
 
 async def test_ready_is_503_and_health_200_while_it_is_started_again(run: Any) -> None:
