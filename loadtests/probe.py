@@ -7,6 +7,7 @@ from loadtests.player import Heard, in_turn, play
 from loadtests.simulation.replica import Capacity
 from loadtests.simulation.timing import Measured, Step
 from loadtests.simulation.trace import Request
+from registry import LorikeetError
 
 ANSWER_TOKENS = 32
 REPEATS = 12
@@ -17,7 +18,10 @@ TRAFFIC, TRAFFIC_RATE = 40, 2.5
 
 
 async def probe(url: str, adapters: Sequence[str], capacity: Capacity) -> Measured:
-    """Measure a server that has loaded nothing yet, and that nobody else asks."""
+    """Measure a server that has loaded nothing yet, and that nobody else asks.
+
+    Raises: LorikeetError where it does not answer.
+    """
     cold_names, warm_name = adapters[:REPEATS], adapters[0]
     cold = await _first_tokens(url, cold_names, SHORT)
     warm = await _first_tokens(url, [warm_name] * REPEATS, SHORT)
@@ -25,7 +29,7 @@ async def probe(url: str, adapters: Sequence[str], capacity: Capacity) -> Measur
     steps = []
     batch = 1
     while batch <= capacity.max_num_seqs:
-        for several in sorted({1, min(batch, capacity.max_loras)}):
+        for several in sorted({1, min(batch, capacity.max_loras, len(adapters))}):
             names = [adapters[number % several] for number in range(batch)]
             steps.append(Step(batch=batch, adapters=several, seconds=await _step(url, names)))
         batch *= 2
@@ -41,7 +45,7 @@ async def probe(url: str, adapters: Sequence[str], capacity: Capacity) -> Measur
 
 async def _first_tokens(url: str, names: Sequence[str], prompt: int) -> float:
     """Median seconds to the first token, one request after another."""
-    heard = await in_turn(url, [Request(0.0, name, prompt, 4) for name in names])
+    heard = _good(await in_turn(url, [Request(0.0, name, prompt, 4) for name in names]))
     return statistics.median(answer.first_token for answer in heard)
 
 
@@ -51,14 +55,26 @@ async def _first_tokens_in_traffic(url: str, names: Sequence[str]) -> float:
         Request(number / TRAFFIC_RATE, names[number % len(names)], SHORT, ANSWER_TOKENS // 2)
         for number in range(TRAFFIC)
     ]
-    heard = await play(url, trace)
+    heard = _good(await play(url, trace))
     return statistics.median(answer.first_token - answer.request.at for answer in heard)
 
 
 async def _step(url: str, names: Sequence[str]) -> float:
     """Median seconds between two tokens of requests that run at the same time."""
-    answers = await play(url, [Request(0.0, name, SHORT, ANSWER_TOKENS) for name in names])
+    answers = _good(await play(url, [Request(0.0, name, SHORT, ANSWER_TOKENS) for name in names]))
     return statistics.median(map(_gap, answers))
+
+
+def _good(heard: Sequence[Heard]) -> Sequence[Heard]:
+    """All of them: the times of one that failed are no times. Raises: LorikeetError."""
+    failed = sum(not answer.tokens for answer in heard)
+    if failed:
+        raise LorikeetError(
+            f"{failed} of {len(heard)} requests that measure the server were not answered",
+            remedy="see with `lorikeet serve` and `lorikeet ask` that it answers, then measure "
+            "while nobody else asks it",
+        )
+    return heard
 
 
 def _gap(heard: Heard) -> float:

@@ -33,6 +33,10 @@ class FakeServer:
     """Every Authorization header."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """What the chat requests said."""
+    listed: list[tuple[str, str | None]] = field(
+        default_factory=lambda: [("base", None), ("red", "base"), ("blue", "base")]
+    )
+    """Models and their parents."""
     metrics: str | None = None
     """What /metrics says; without it there is no such route."""
     unloaded: list[str] = field(default_factory=list)
@@ -68,12 +72,12 @@ class FakeServer:
         return JSONResponse({})
 
     async def models(self, request: Request) -> Response:
-        """Two adapters and their base."""
-        names = [("base", None), ("red", "base"), ("blue", "base")]
-        return JSONResponse({"data": [{"id": name, "parent": parent} for name, parent in names]})
+        """What is listed, with parents."""
+        models = [{"id": name, "parent": parent} for name, parent in self.listed]
+        return JSONResponse({"data": models})
 
     async def chat(self, request: Request) -> Response:
-        """A stream; the model `broken` stops without an end, and `unknown` is refused."""
+        """A stream; `broken` stops without an end, `hung` says nothing, `unknown` is refused."""
         body = await request.json()
         model = body["model"]
         self.asked.append(model)
@@ -87,6 +91,8 @@ class FakeServer:
     async def events(self, model: str) -> AsyncIterator[str]:
         """The role, the text, the usage, the end."""
         yield event({"role": "assistant", "content": ""})
+        if model == "hung":
+            await asyncio.sleep(3600)
         await asyncio.sleep(FIRST_SECONDS)
         for piece in range(PIECES):
             if piece:

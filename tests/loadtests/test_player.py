@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 
+from loadtests import probe as probing
 from loadtests.player import in_turn, play
 from loadtests.replicas import off, table
 from loadtests.simulation.fleet import Figures
+from loadtests.simulation.replica import Capacity
 from loadtests.simulation.trace import Request
+from registry import LorikeetError
 
 from .conftest import FIRST_SECONDS, GAP_SECONDS, PIECES, TOKENS_A_PIECE, FakeServer
 
@@ -29,6 +32,24 @@ def test_requests_are_sent_when_they_are_due_not_when_others_are_answered(
 def test_in_turn_each_waits_for_the_one_before(fake_server: FakeServer) -> None:
     heard = asyncio.run(in_turn(fake_server.url, [Request(0.0, "red", 10, 8)] * 2))
     assert all(FIRST_SECONDS <= answer.first_token < 2 * FIRST_SECONDS for answer in heard)
+
+
+def test_as_few_as_two_adapters_measure_a_server(
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "REPEATS", 2)
+    monkeypatch.setattr(probing, "TRAFFIC", 4)
+    capacity = Capacity(max_num_seqs=4, max_loras=4)
+    found = asyncio.run(probing.probe(fake_server.url, ["red", "blue"], capacity))
+    assert {(step.batch, step.adapters) for step in found.steps} == {
+        *((1, 1), (2, 1), (2, 2), (4, 1), (4, 2))
+    }
+    assert all(step.seconds > 0.5 * GAP_SECONDS / TOKENS_A_PIECE for step in found.steps)
+
+
+def test_a_server_that_does_not_answer_is_not_measured(fake_server: FakeServer) -> None:
+    with pytest.raises(LorikeetError, match=r"12 of 12 requests .* were not answered"):
+        asyncio.run(probing.probe(fake_server.url, ["unknown"] * 12, Capacity()))
 
 
 def test_an_answer_that_breaks_off_has_no_tokens() -> None:
