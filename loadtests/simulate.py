@@ -51,7 +51,8 @@ def run(
         str, typer.Option(help="How many, most used first; several are rows of the table.")
     ] = "10,100,1000,10000",
     trace: Annotated[
-        Path | None, typer.Option(help="JSONL of requests, in place of drawn ones.")
+        Path | None,
+        typer.Option(help="JSONL of requests, or a server's log, in place of drawn ones."),
     ] = None,
     rate: Annotated[
         float, typer.Option(min=0, help="Requests/s, however many adapters there are.")

@@ -1,9 +1,12 @@
 """The simulation against queueing theory, and what it must do whatever the figures."""
 
 import json
+import logging
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +18,8 @@ from loadtests.simulation.replica import Capacity
 from loadtests.simulation.timing import Measured, Step, Timing
 from loadtests.simulation.trace import Request, drawn, read_trace, write_trace
 from registry import UsageError
+from serve import access_log, logs
+from serve.finished_request import FinishedRequest
 
 SHORT = Lengths([Length(16, 8)])
 NAMES = [f"adapter-{number:03}" for number in range(64)]
@@ -111,9 +116,38 @@ def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_trace(tmp_path / "trace.jsonl") == trace
 
 
+def test_a_server_s_log_is_a_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of its access lines, each at its arrival: it is written when the request has ended."""
+
+    def answered(model: str, tokens: int, seconds: float, **fields: Any) -> None:
+        told = {"endpoint": "chat", "tenant": "acme", "status": 200, "stream": True, **fields}
+        finished = FinishedRequest(
+            model=model, seconds=seconds, prompt_tokens=7, output_tokens=tokens, **told
+        )
+        state = {"finished": finished, "principal": SimpleNamespace(tenant="acme", key=None)}
+        scope = {"state": state, "method": "POST", "path": "/v1/x"}
+        access_log._log(scope, 200, seconds, None)
+
+    with caplog.at_level("INFO", "serve"):
+        logging.getLogger("serve.supervisor").warning("the engine is up again")
+        answered("red@1", 5, 0.0)
+        answered("tiny", 6, 1.0, endpoint="completions")
+        answered("red@1", 0, 0.0, status=503)
+        answered("tiny", 3, 0.0, endpoint="score")
+    for record, at in zip(caplog.records, (1000, 1002, 1010, 1011, 1012), strict=True):
+        record.created = at
+    lines = [logs.JsonFormatter().format(record) + "\n" for record in caplog.records]
+    (tmp_path / "server.log").write_text("".join(lines))
+    assert read_trace(tmp_path / "server.log") == [
+        Request(0.0, "red@1", 7, 5, "acme"),
+        Request(7.0, None, 7, 6, "acme"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ('{"logger": "serve", "endpoint": "chat"}', "time"),
         ('{"at": -1, "adapter": "a", "prompt_tokens": 1, "output_tokens": 1}', "at"),
         ('{"at": 1, "adapter": "a", "prompt_tokens": 1}', "output_tokens"),
         ('{"at": 1, "adapter": 3, "prompt_tokens": 1, "output_tokens": 1}', "adapter"),
