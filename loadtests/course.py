@@ -27,6 +27,8 @@ class Course:
     ) -> None:
         self.stages = tuple(stages)
         self.saturated = False
+        self.cut_short: str | None = None
+        """Why it ended before its time, if not for saturation."""
         self._until_saturated = until_saturated
         self._clock = clock
         self._began: float | None = None
@@ -81,9 +83,10 @@ class Course:
         self._ended = self._clock() if self._ended is None else self._ended
 
     def write(self, path: Path) -> None:
-        """What `passed` says, as a JSON file."""
+        """What `passed` says, and how it ended, as a JSON file."""
         stages = [asdict(stage) for stage in self.passed()]
-        path.write_text(json.dumps({"saturated": self.saturated, "stages": stages}) + "\n")
+        document = {"saturated": self.saturated, "cut_short": self.cut_short, "stages": stages}
+        path.write_text(json.dumps(document) + "\n")
 
     def _number(self) -> int | None:
         if self._ended is not None:

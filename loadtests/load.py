@@ -78,7 +78,7 @@ def load(
         float | None, typer.Option(min=0, help="Users, or requests/s, of the noisy tenant.")
     ] = None,
     models: Annotated[
-        str, typer.Option(help="Adapters, most used first. [dim]those the server lists[/]")
+        str, typer.Option(help="Adapters, most used first. [dim]those the server lists, or all[/]")
     ] = "",
     base_model: Annotated[str, typer.Option(help="Name of the base model, to ask it too.")] = "",
     base_share: Annotated[float, typer.Option(help="Its share; 1 without --models.")] = 0.0,
@@ -196,7 +196,7 @@ def report(
         "server": dict(server),
         "machine": dict(machine),
     }
-    return summary(about, ran.answers, ran.stages, saturated=ran.saturated)
+    return summary(about, ran.answers, ran.stages, saturated=ran.saturated, cut_short=ran.cut_short)
 
 
 def described(order: ServerOrder) -> dict[str, Any]:
@@ -242,6 +242,8 @@ def finish(
         console.print(f"{found['count']} failed: {found['error']}", markup=False, soft_wrap=True)
     if document["saturated"]:
         console.print("The ramp ended at saturation.")
+    if document["cut_short"]:
+        console.print(f"The run ended before its time: {document['cut_short']}.", markup=False)
     if judged:
         console.print(objectives_table(judged))
     console.print(f"Written to {folder}/report.html and report.json.", soft_wrap=True)

@@ -6,7 +6,8 @@
 Each user asks, reads the answer to its end, and asks again. Locust's table then has, by model,
 `answer` (milliseconds for the whole answer; its size is in tokens), `TTFT` (to the first token)
 and `ITL` (between tokens); the output tokens/s of the whole run are logged at the end.
-Without --adapters and --base-model the adapters are those that the server lists.
+Without --adapters and --base-model the adapters are those that the server lists, or all models
+where it lists none as an adapter.
 
 With --shape the load changes as the run goes on; with --rate requests come at random moments, so
 many a second, and do not wait for each other. `python -m loadtests.load` runs this file so and
@@ -24,7 +25,7 @@ import gevent
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import WorkerRunner
+from locust.runners import STATE_CLEANUP, STATE_STOPPED, WorkerRunner
 
 from loadtests.course import Course, CourseShape
 from loadtests.lengths import Lengths
@@ -176,18 +177,29 @@ class Bounds:
         environment.events.request.add_listener(self._answered)
 
     def _started(self, **_: Any) -> None:
-        gevent.spawn_later(self._seconds, self._environment.runner.stop)
+        gevent.spawn_later(self._seconds, self._stop)
 
     def _spawned(self, user_count: int, **_: Any) -> None:
         if user_count > self._users:
             log.error("%d users are over --max-users %d: stopping", user_count, self._users)
-            self._environment.runner.stop()
+            self._stop()
 
     def _answered(self, context: dict[str, Any], **_: Any) -> None:
         self._asked += "answer" in context
-        if self._asked == self._requests and "answer" in context:
+        if self._asked == self._requests and "answer" in context and not self._ends:
             log.error("%d requests, as many as --max-requests: stopping", self._asked)
+            if Asker.course is not None:
+                Asker.course.cut_short = f"as many requests as --max-requests {self._requests}"
             gevent.spawn(self._environment.runner.quit)
+
+    @property
+    def _ends(self) -> bool:
+        """Whether the test ends by itself: told again, it gives open answers their time anew."""
+        return self._environment.runner.state in (STATE_CLEANUP, STATE_STOPPED)
+
+    def _stop(self) -> None:
+        if not self._ends:
+            self._environment.runner.stop()
 
 
 class Records:

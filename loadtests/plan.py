@@ -22,7 +22,7 @@ class LoadPlan:
     noise: float = 0.0
     """Users, or requests a second, of the noisy tenant."""
     adapters: Sequence[str] = ()
-    """Without any: those that the server lists, if `base_model` is not named."""
+    """Without any: those that the server lists, or all its models, if `base_model` is not named."""
     base_model: str = ""
     base_share: float = 0.0
     zipf: float = 1.0
@@ -64,8 +64,8 @@ class LoadPlan:
         )
         with Swarm(crowd, url, self.options(), records) as swarm:
             answers = swarm.join()
-        stages, saturated = read_course(records.with_suffix(".course.json"))
-        return LoadRun(tuple(answers), tuple(stages), saturated)
+        stages, saturated, cut_short = read_course(records.with_suffix(".course.json"))
+        return LoadRun(tuple(answers), tuple(stages), saturated, cut_short)
 
     def describe(self) -> dict[str, Any]:
         """For the report."""
@@ -95,3 +95,5 @@ class LoadRun:
     answers: tuple[Answer, ...]
     stages: tuple[Passed, ...]
     saturated: bool
+    cut_short: str | None = None
+    """Why it ended before its time."""

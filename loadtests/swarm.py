@@ -7,6 +7,7 @@ Leaving the context ends the process, whatever happened.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ DRAIN_SECONDS = 120
 """How long answers may take that are under way when the users stop asking."""
 SLACK_SECONDS = 60
 """What Locust may take beyond that to start and to end."""
+
+SAID = re.compile(r"/ERROR/loadtests: (.*)")
+"""In Locust's log: why the users could not ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Swarm:
             ("--run-time", f"{crowd.seconds}s"),
             ("--stop-timeout", crowd.drain_seconds),
             ("--max-users", crowd.users),
-            ("--max-seconds", crowd.seconds + SLACK_SECONDS),
+            ("--max-seconds", crowd.seconds + crowd.drain_seconds + SLACK_SECONDS),
             ("--max-tokens", crowd.max_tokens),
             ("--think-seconds", crowd.think_seconds),
             ("--seed", crowd.seed),
@@ -101,9 +105,10 @@ class Swarm:
         except subprocess.TimeoutExpired:
             return False
         if code != 0:
-            tail = self._log.read_text(errors="replace")[-500:].strip()
+            text = self._log.read_text(errors="replace")
+            said = list(dict.fromkeys(SAID.findall(text)))
             raise LorikeetError(
-                f"Locust ended with exit code {code}: {tail}",
+                f"Locust ended with exit code {code}: {'; '.join(said) or text[-500:].strip()}",
                 remedy="run it by hand: " + " ".join(self._command),
             )
         return True

@@ -118,15 +118,21 @@ class Asker(User):  # type: ignore[misc]
         try:
             with connect(self.host or "", self._options.api_key) as client:
                 response = client.get("/v1/models").raise_for_status()
-            names = [model["id"] for model in response.json()["data"] if model.get("parent")]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            models = response.json()["data"]
+            names = [model["id"] for model in models if model.get("parent")]
+            names = names or [model["id"] for model in models]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._give_up(f"cannot read the models of {self.host}: {error}")
         if not names:
-            self._give_up("no adapter to ask: name some with --adapters, or --base-model")
+            self._give_up(
+                f"{self.host} lists no model: name some with --adapters (--models of "
+                "loadtests.load), or --base-model"
+            )
         return names
 
     def _give_up(self, reason: str) -> NoReturn:
         log.error(reason)
+        self.environment.process_exit_code = 2
         self.environment.runner.quit()
         raise StopUser
 
@@ -222,8 +228,10 @@ class ArrivalUser(Asker):
         for arrival in unsent:
             answer = Answer(self._model(), self._began + arrival.seconds, error=reason)
             self._report(answer, self._tenant_of(arrival))
-        gevent.joinall(self._senders, timeout=self.environment.stop_timeout or 0)
-        gevent.killall(self._senders)
+        try:
+            gevent.joinall(self._senders, timeout=self.environment.stop_timeout or 0)
+        finally:  # Locust's own time for that may be over first
+            gevent.killall(self._senders)
 
     def _collect(self) -> None:
         now = time.perf_counter() - self._began

@@ -48,6 +48,7 @@ def write_page(document: Mapping[str, Any], path: Path) -> None:
         title=f"Load: {document.get('scenario') or 'run'}",
         about=facts({key: document.get(key) for key in ("date", "load", "server", "machine")}),
         saturated=document["saturated"],
+        cut_short=document.get("cut_short"),
         grids=list(_grids(document)),
         verdicts=document.get("verdicts") or [],
         skipped=document.get("skipped") or [],

@@ -26,11 +26,13 @@ TIMES = 60
 """Intervals that the run is cut into, to show its course."""
 
 
-def read_course(path: Path) -> tuple[list[Passed], bool]:
-    """The stages that a run went through, and whether a ramp ended because of saturation."""
+def read_course(path: Path) -> tuple[list[Passed], bool, str | None]:
+    """The stages that a run went through, whether a ramp ended because of saturation, and why
+    else it ended before its time."""
     try:
         document = json.loads(path.read_text())
-        return [Passed(**stage) for stage in document["stages"]], bool(document["saturated"])
+        stages = [Passed(**stage) for stage in document["stages"]]
+        return stages, bool(document["saturated"]), document["cut_short"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LorikeetError(f"the run left no course: {error}", remedy=f"look at {path}") from error
 
@@ -41,8 +43,10 @@ def summary(
     stages: Sequence[Passed],
     *,
     saturated: bool = False,
+    cut_short: str | None = None,
 ) -> dict[str, Any]:
-    """The document; `about` says what was loaded, how, on what machine and when.
+    """The document; `about` says what was loaded, how, on what machine and when, `cut_short`
+    why the run ended before its time.
 
     Answers that began in a stage are the stage's; its tokens/s are those that arrived in its time.
     """
@@ -58,6 +62,7 @@ def summary(
         **about,
         "seconds": end - begin,
         "saturated": saturated,
+        "cut_short": cut_short,
         "total": figures(answers, begin, end),
         "stages": [_stage(stage, answers, begin, tenants) for stage in stages],
         "tenants": {name: figures(own, begin, end) for name, own in groups.items()},

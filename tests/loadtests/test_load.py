@@ -44,6 +44,33 @@ def test_any_openai_server_can_be_loaded(fake_server: FakeServer, tmp_path: Path
     assert document["machine"]["versions"]["locust"]
 
 
+def test_a_server_that_lists_no_adapter_is_asked_for_what_it_lists(
+    fake_server: FakeServer, tmp_path: Path
+) -> None:
+    """Stock servers have no parents in their lists; and an end before the time is told."""
+    fake_server.listed = [("llama", None)]
+    run = load(
+        *("steady", "--url", fake_server.url, "--users", "1", "--seconds", "20"),
+        *("--max-requests", "2", "--output", str(tmp_path)),
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert set(fake_server.asked) == {"llama"}
+    told = "The run ended before its time: as many requests as --max-requests 2."
+    assert told in run.stdout
+    assert report(tmp_path)["cut_short"] in told
+    assert told in (next(tmp_path.iterdir()) / "report.html").read_text()
+
+
+def test_why_nobody_could_ask_is_told(fake_server: FakeServer, tmp_path: Path) -> None:
+    fake_server.listed = []
+    run = load(
+        *("steady", "--url", fake_server.url, "--seconds", "20", "--output", str(tmp_path)),
+    )
+    assert run.returncode == 1
+    said = " ".join((run.stdout + run.stderr).split())
+    assert "lists no model: name some with --adapters (--models of loadtests.load)" in said
+
+
 def test_a_scenario_on_its_own_server_misses_an_objective(tiny_base: Path, tmp_path: Path) -> None:
     slo = tmp_path / "slo.yaml"
     slo.write_text(

@@ -110,6 +110,8 @@ def test_a_run_stops_at_its_highest_number_of_requests(
     assert 3 <= len(answers) <= 20
     [(_, begin, end)] = stages(tmp_path)
     assert end - begin < 25
+    course = json.loads((tmp_path / "answers.course.json").read_text())
+    assert course["cut_short"] == "as many requests as --max-requests 3"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtests import swarm as swarms
+from loadtests.plan import LoadPlan
 from loadtests.swarm import Crowd, Swarm
 from registry import LorikeetError
 
@@ -34,6 +36,20 @@ def test_leaving_the_context_ends_it(fake_server: FakeServer, tmp_path: Path) ->
         child = psutil.Process(swarm._process.pid)
         assert child.is_running()
     assert not child.is_running()
+
+
+@pytest.mark.parametrize("rate", [0.0, 2.0], ids=["closed", "open"])
+def test_a_server_that_hangs_at_the_end_costs_its_own_answers_alone(
+    fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """Their time is over once, though --max-seconds comes meanwhile."""
+    monkeypatch.setattr(swarms, "SLACK_SECONDS", 8)
+    options = LoadPlan("steady", users=2, rate=rate, seconds=2, adapters=["hung"]).options()
+    crowd = Crowd(users=2, seconds=2, drain_seconds=9)
+    with Swarm(crowd, fake_server.url, options, tmp_path / "hung.jsonl") as swarm:
+        answers = swarm.join()
+    assert len(fake_server.asked) == len(answers) > 0
+    assert {answer.error for answer in answers} == {"cut off when the run ended"}
 
 
 def test_its_failure_names_the_command(tmp_path: Path) -> None:
