@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from serve.engine import toolkit
+
 STOCK, BOUND, OURS = "stock vLLM", "stock vLLM, all cores", "Lorikeet"
 
 
@@ -55,11 +57,13 @@ def stock_plan(
     command += ["--model", str(base), "--served-model-name", model, "--host", "127.0.0.1"]
     command += ["--enable-lora", "--max-cpu-loras", str(max(len(adapters), capacity.max_loras))]
     command += capacity.flags()
+    environment = {"VLLM_PLUGINS": "", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     if cpu:
         command += ["--kv-cache-memory-bytes", str(int(capacity.kv_cache_gib * 1024**3))]
+    elif not toolkit.has_toolkit():
+        environment |= toolkit.WITHOUT
     if adapters:
         command += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
-    environment = {"VLLM_PLUGINS": "", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     return ServerPlan(name, tuple(command), "/health", environment)
 
 

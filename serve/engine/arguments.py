@@ -11,6 +11,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from registry import Base
 from registry.base_identity import chat_template
 from registry.plain_template import PLAIN_NOTE, PLAIN_TEMPLATE
+from serve.engine.toolkit import has_toolkit
 from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,17 @@ def engine_arguments(settings: ServeSettings, base: Base) -> Namespace:
             options += ["--max-model-len", str(min(longest, CPU_MAX_MODEL_LEN))]
     else:
         options += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+        if not has_toolkit() and _takes_flashinfer_first(base):
+            options += ["--attention-backend", "TRITON_ATTN"]
     args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(options)
     validate_parsed_serve_args(args)
     return args
+
+
+def _takes_flashinfer_first(base: Base) -> bool:
+    """Whether vLLM would have FlashInfer attend: on Blackwell's data centre GPUs (10.x).
+
+    Multi-head latent attention has other kernels, which Triton's do not stand in for.
+    """
+    config = base.config.get("text_config") or base.config
+    return current_platform.is_device_capability_family(100) and "kv_lora_rank" not in config

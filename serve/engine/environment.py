@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from serve import logs
+from serve.engine import toolkit
 from serve.engine.parallelism import cores_of_workers
 from serve.settings import ServeSettings
 
@@ -66,6 +67,8 @@ def engine_environment(settings: ServeSettings, cache: Path) -> dict[str, str]:
         # log-probabilities, would stall everyone for 16 s at its first use, and end the engine
         # where there is no C++ compiler.
         env["TORCH_COMPILE_DISABLE"] = "1"
+    elif not toolkit.has_toolkit():
+        env |= toolkit.WITHOUT
     cores = sorted(os.sched_getaffinity(0))
     if settings.workers > 1:
         if (shares := cores_of_workers(cores, settings.workers)) is not None:
