@@ -103,9 +103,9 @@ class Keys:
         """A new key and its secret, which is not kept: show it to whoever asked.
 
         An empty `adapters` leaves the base model alone. A `secret` that was made elsewhere becomes
-        a key the first time; afterwards that key is returned as it is. Raises BadReference for a
-        tenant or adapter that is no name, UsageError for a limit below 1, an expiry that has passed
-        or a secret that cannot be one.
+        a key the first time; afterwards that key is returned as it is, also one that has ended.
+        Raises BadReference for a tenant or adapter that is no name, UsageError for a limit below 1,
+        an expiry that has passed or a secret that cannot be one.
         """
         if not _TENANT.fullmatch(tenant):
             raise BadReference(
@@ -131,20 +131,19 @@ class Keys:
             expires_at=expires_at,
         )
         with self._database.writing() as session:
-            now = self._database.now(session)
-            if expires_at is not None and expires_at <= now:
-                raise UsageError(
-                    f"{expires_at:%Y-%m-%d %H:%M} UTC has passed", remedy="name a later time"
-                )
             there = session.get(KeyRow, key_id)
             if there is None:
+                if expires_at is not None and expires_at <= self._database.now(session):
+                    raise UsageError(
+                        f"{expires_at:%Y-%m-%d %H:%M} UTC has passed", remedy="name a later time"
+                    )
                 session.add(row)
                 session.flush()
             key = _key(there or row)
             same = there is None or hmac.compare_digest(there.sha256, row.sha256)
-        if not (same and key.is_active(now)):
+        if not same:
             raise UsageError(
-                f"key {key_id} was revoked, has expired or is another one",
+                f"there is a key {key_id} already, with another secret",
                 remedy="make a new one: lk-, 12 of 0-9a-f, -, 43 random of A-Z, a-z, 0-9, _ and -",
             )
         return key, secret

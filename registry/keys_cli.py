@@ -74,7 +74,7 @@ def create(
         Path | None,
         typer.Option(
             help="Take the key from this file, of a secret store, instead of making one up; "
-            "nothing changes where it is there already.",
+            "nothing changes where it is there already, or has ended.",
             exists=True,
             dir_okay=False,
         ),
@@ -104,6 +104,12 @@ def create(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for name in unknown:
         console.print(f"[bold yellow]warning[/] there is no adapter {name} yet", highlight=False)
+    if not key.active:
+        console.print(
+            f"[bold yellow]warning[/] key {key.id} has ended, and stays so: it opens nothing. Put "
+            "another one into the file for a key that does."
+        )
+        return
     console.print(
         f"Key {key.id} of {key.tenant}: {_reach(key)}; {_limits(key)}; expires {_day(key)}."
     )

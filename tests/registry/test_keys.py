@@ -221,13 +221,25 @@ def test_a_secret_that_was_made_elsewhere_is_a_key_and_made_once(store: Keys) ->
     assert len(store.list()) == 1
 
 
-def test_a_secret_that_was_revoked_or_is_another_keys_is_refused(store: Keys) -> None:
-    key, _ = store.create("ops", secret=SECRET)
-    with pytest.raises(UsageError, match="is another one"):
+def test_a_secret_with_the_id_of_another_key_is_refused(store: Keys) -> None:
+    store.create("ops", secret=SECRET)
+    with pytest.raises(UsageError, match="with another secret"):
         store.create("ops", secret=SECRET[:-1] + "y")
-    store.revoke(key.id)
-    with pytest.raises(UsageError, match="was revoked"):
-        store.create("ops", secret=SECRET)
+    assert store.find(SECRET) is not None
+
+
+def test_a_secret_whose_key_has_ended_revives_nothing(
+    store: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    key, _ = store.create("ops", secret=SECRET, expires_at=ends)
+    with monkeypatch.context() as patched:
+        later = ends + timedelta(hours=1)
+        patched.setattr(Database, "now", lambda *_: later)
+        assert store.create("ops", secret=SECRET, expires_at=ends) == (key, SECRET)
+        assert store.find(SECRET) is None
+    revoked = store.revoke(key.id)
+    assert store.create("ops", secret=SECRET, expires_at=ends) == (revoked, SECRET)
     assert store.find(SECRET) is None
 
 

@@ -129,3 +129,22 @@ def test_a_key_from_a_file_is_not_printed(home: Path, tmp_path: Path) -> None:
     assert "Key 0123456789ab of ops" in done.stderr
     with Registry.open() as registry:
         assert registry.keys.find(secret) is not None
+
+
+def test_a_key_from_a_file_that_was_revoked_stays_so_and_is_no_error(
+    home: Path, tmp_path: Path
+) -> None:
+    """What starts with this command before each server has to start though its key has ended."""
+    file = tmp_path / "key"
+    file.write_text("lk-0123456789ab-" + "k" * 43)
+    make = ("create", "--tenant", "ops", "--from-file", file)
+    run(*make)
+    run("revoke", "0123456789ab")
+    done = run(*make)
+    assert done.exit_code == 0
+    assert "warning key 0123456789ab has ended, and stays so" in done.stderr
+    with Registry.open() as registry:
+        assert registry.keys.find(file.read_text()) is None
+    file.write_text("lk-0123456789ab-" + "l" * 43)
+    with pytest.raises(UsageError, match="with another secret"):
+        run(*make)
