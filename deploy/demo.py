@@ -31,6 +31,7 @@ from rich.table import Table
 from registry import DEFAULT_BASE, Registry, RegistrySettings, UnknownAdapter
 from registry.terminal import clear_errors
 from serve.child import ChildFailed, child_server
+from train.handoff.admin_key import admin_key
 
 EXAMPLES = Path(__file__).parent.parent / "train" / "examples"
 QUESTIONS = 6
@@ -85,10 +86,12 @@ def main(
             def on_wait(seconds: float) -> None:
                 status.update(f"Starting the server ({seconds:.0f} s)")
 
+            registry = stack.enter_context(Registry.open())
+            key = stack.enter_context(admin_key(registry, "lorikeet-demo"))
             server = child_server(["--base", DEFAULT_BASE], log, on_wait=on_wait)
             url = stack.enter_context(server).url
         console.print(f"Ready on {url}/v1 (its log: {log})")
-        asyncio.run(_ask_and_measure(url))
+        asyncio.run(_ask_and_measure(url, key or "none"))
     _how_to_go_on(time.monotonic() - started)
 
 
@@ -116,8 +119,16 @@ def _published(name: str) -> str | None:
         return None
 
 
-async def _ask_and_measure(url: str) -> None:
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+async def _ask_and_measure(url: str, key: str) -> None:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        await _ask(client)
+        await _classify(client)
+        console.rule("[bold]6. The metrics of these requests (GET /metrics)", align="left")
+        async with httpx.AsyncClient(headers=client.auth_headers) as plain:
+            console.print(_metrics((await plain.get(f"{url}/metrics")).text))
+
+
+async def _ask(client: AsyncOpenAI) -> None:
     console.rule("[bold]4. Ask base and adapters through the openai client", align="left")
     table = Table("Question", "Base model", "Adapter", "Expected", show_lines=True)
     asked = [(OPL, *row) for row in OPL.heldout()[:: max(1, len(OPL.heldout()) // QUESTIONS)]]
@@ -129,6 +140,8 @@ async def _ask_and_measure(url: str) -> None:
         table.add_row(_short(question), _short(base), f"[green]{escape(adapter)}[/]", expected)
     console.print(table)
 
+
+async def _classify(client: AsyncOpenAI) -> None:
     console.rule("[bold]5. Accuracy on held-out headlines that nobody trained on", align="left")
     table = Table("Model", "Right", "Held-out rows", "Accuracy")
     rows = TITULARES.heldout()
@@ -136,10 +149,6 @@ async def _ask_and_measure(url: str) -> None:
         right = await _right_answers(client, model, rows)
         table.add_row(model, str(right), str(len(rows)), f"{right / len(rows):.1%}")
     console.print(table)
-
-    console.rule("[bold]6. The metrics of these requests (GET /metrics)", align="left")
-    async with httpx.AsyncClient() as plain:
-        console.print(_metrics((await plain.get(f"{url}/metrics")).text))
 
 
 async def _right_answers(client: AsyncOpenAI, model: str, rows: list[tuple[str, str]]) -> int:
@@ -185,7 +194,7 @@ def _metrics(text: str) -> Table:
             f"{values.get(('lorikeet_prompt_tokens_total', model), 0):.0f}",
             f"{values.get(('lorikeet_output_tokens_total', model), 0):.0f}",
             mean("lorikeet_time_to_first_token_seconds", model),
-            mean("lorikeet_time_per_output_token_seconds", model),
+            mean("lorikeet_inter_token_latency_seconds", model),
         )
     return table
 

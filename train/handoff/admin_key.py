@@ -11,8 +11,8 @@ KEY_HOURS = 1
 
 
 @contextmanager
-def admin_key(registry: Registry) -> Iterator[str | None]:
-    """An admin key's secret; None where no key was ever made.
+def admin_key(registry: Registry, tenant: str = "lorikeet-certify") -> Iterator[str | None]:
+    """The secret of an admin key of that tenant; None where no key was ever made.
 
     The first key would shut out whoever uses the other servers of this registry without one.
     """
@@ -20,7 +20,7 @@ def admin_key(registry: Registry) -> Iterator[str | None]:
         yield None
         return
     expires = datetime.now(UTC) + timedelta(hours=KEY_HOURS)
-    key, secret = registry.keys.create("lorikeet-certify", admin=True, expires_at=expires)
+    key, secret = registry.keys.create(tenant, admin=True, expires_at=expires)
     try:
         yield secret
     finally:
