@@ -19,6 +19,7 @@ from helm_chart import (
     containers,
     environment,
     installed,
+    render,
 )
 from monitored import declared, named
 from settings_names import known_variables
@@ -35,7 +36,10 @@ from serve.worker_child import STOP_SECONDS
 from train.worker.settings import WorkerSettings
 
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
-OURS = ("monitoring.coreos.com", "keda.sh", "gateway.networking", "inference.networking")
+OURS = (
+    *("monitoring.coreos.com", "keda.sh"),
+    *("gateway.networking", "inference.networking", "llm-d.ai"),
+)
 """Groups of resources that are not Kubernetes' own; their shapes are tested below."""
 FROM_OUTSIDE = {"HF_TOKEN", "AWS_ENDPOINT_URL"}
 installation = pytest.mark.parametrize("name", INSTALLATIONS)
@@ -317,9 +321,17 @@ def test_the_gateway_routes_models_to_the_pool_and_nothing_to_admin() -> None:
     assert rest["backendRefs"] == [
         {"name": its.one("Service", "lorikeet")["metadata"]["name"], "port": 80}
     ]
-    objective = its.one("InferenceObjective")["spec"]
-    assert objective["poolRef"]["name"] == pool["metadata"]["name"]
-    assert objective["priority"] == 10
+    objective = its.one("InferenceObjective")
+    assert objective["apiVersion"] == "llm-d.ai/v1alpha2"
+    assert objective["spec"]["poolRef"]["name"] == pool["metadata"]["name"]
+    assert objective["spec"]["priority"] == 10
+
+
+def test_an_older_endpoint_picker_has_another_group_of_objectives() -> None:
+    older = "inference.networking.x-k8s.io/v1alpha2"
+    gateway = {**EVERYTHING["gateway"], "objectiveApiVersion": older}
+    its = render({**EVERYTHING, "gateway": gateway})
+    assert its.one("InferenceObjective")["apiVersion"] == older
 
 
 def test_a_pool_that_came_with_its_endpoint_picker_is_used() -> None:
