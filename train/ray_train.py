@@ -31,7 +31,7 @@ def train_on_ray(
 ) -> "TrainResult":
     """Have `workers` processes of a Ray cluster make one run; the result is the first one's.
 
-    Each takes a GPU where the cluster has as many, else a core. `recipe` is a configuration of
+    Each takes a GPU where the cluster has any, else a core. `recipe` is a configuration of
     `accelerate launch`, such as train/accelerate/fsdp_qlora.yaml. Raises LorikeetError.
     """
     try:
@@ -50,14 +50,15 @@ def train_on_ray(
     with _cluster() as resources:
         gpus = int(resources.get("GPU", 0))
         cores = int(resources.get("CPU", 0))
-        if workers > max(gpus, cores):
+        if workers > (gpus or cores):
             raise UsageError(
-                f"--ray-workers {workers}: the Ray cluster has {gpus} GPUs and {cores} cores",
+                f"--ray-workers {workers}: the Ray cluster has {gpus} GPUs and {cores} cores, and "
+                "each worker takes one of the GPUs, where there are any",
                 remedy="ask for fewer workers, or add machines to the cluster",
             )
         trainer = TorchTrainer(
             partial(_work, start),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus >= workers),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
             run_config=RunConfig(
                 storage_path=str(settings.home / FOLDER),
                 worker_runtime_env={"env_vars": variables},
@@ -65,7 +66,7 @@ def train_on_ray(
         )
         try:
             result: TrainResult = trainer.fit().return_value
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ray's own handler of Ctrl-C calls sys.exit
             raise Interrupted(
                 "stopped; what was trained is kept", remedy="go on with --resume RUN"
             ) from None

@@ -1,7 +1,11 @@
 """The same run over two workers of a Ray cluster, on this machine's CPU."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,6 +79,37 @@ def test_two_workers_stopped_and_resumed_train_the_adapter_that_one_process_does
     too_many = CliRunner().invoke(app, ["train", "--ray-workers", "3", "--resume", folder.name])
     assert isinstance(too_many.exception, UsageError)
     assert "2 cores" in too_many.exception.message
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("cluster")
+def test_ctrl_c_is_no_success(home: Path) -> None:
+    """Ray has a handler of its own, which leaves with exit code 0."""
+    driver = os.getpid()
+
+    def start(_: object) -> Any:
+        os.kill(driver, signal.SIGINT)
+        time.sleep(60)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(Interrupted, match="what was trained is kept"):
+            train_on_ray(start, 1, RegistrySettings(home=home))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_fewer_gpus_than_workers_do_not_mean_cores(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def machines() -> Iterator[dict[str, float]]:
+        yield {"GPU": 4.0, "CPU": 64.0}
+
+    monkeypatch.setattr("train.ray_train._cluster", machines)
+    with pytest.raises(UsageError, match="has 4 GPUs and 64 cores"):
+        train_on_ray(lambda _: pytest.fail("it trained"), 8, RegistrySettings(home=home))
 
 
 def test_a_recipe_of_accelerate_is_told_to_every_worker(tmp_path: Path) -> None:
