@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import helm_python
@@ -126,9 +127,9 @@ class Installation:
         return self.of("StatefulSet") + self.of("Deployment")
 
 
-def render(values: Values) -> Installation:
+def render(values: Values, folder: Path = CHART) -> Installation:
     """The manifests that these values make; raises Helm's own errors."""
-    with helm_python.Chart.load(CHART) as chart:
+    with helm_python.Chart.load(folder) as chart:
         chart.validate_schema(values)
         texts = chart.render(values, name=RELEASE, namespace=NAMESPACE)
     documents = [

@@ -1,6 +1,8 @@
 """The chart: what it renders is valid, fits the server, and refuses what could not work."""
 
 import base64
+import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -296,6 +298,22 @@ def test_scaling_goes_by_metrics_of_ours(name: str) -> None:
     assert named(asked) <= declared().keys()
     target = scaling["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("StatefulSet", server["metadata"]["name"])
+
+
+def test_scaling_that_is_turned_on_keeps_the_servers_that_run(tmp_path: Path) -> None:
+    """Helm asks the cluster for them; here a copy of the chart answers in its place."""
+    assert "replicas" not in installed("keda").one("StatefulSet")["spec"]
+    chart = shutil.copytree(CHART, tmp_path / "lorikeet")
+    template = chart / "templates" / "server" / "statefulset.yaml"
+    asked = re.compile(r'\(lookup "apps/v1" "StatefulSet" .*\)(?= })')
+    for running in (3, 0):
+        there = f'(dict "spec" (dict "replicas" {running}))'
+        text, found = asked.subn(there, (CHART / template.relative_to(chart)).read_text())
+        assert found == 1
+        template.write_text(text)
+        for name in ("keda", "everything"):
+            spec = render(INSTALLATIONS[name], chart).one("StatefulSet")["spec"]
+            assert spec.get("replicas", 0) == running
 
 
 def test_the_gateway_routes_models_to_the_pool_and_nothing_to_admin() -> None:
