@@ -58,6 +58,7 @@ def test_values_that_do_not_go_together(values: Values, words: str) -> None:
         ({"server": {"settings": {"port": 1}}}, "additional properties 'port' not allowed"),
         ({"worker": {"settings": {"nice": 20}}}, "maximum: got 20, want 19"),
         ({"registry": {"store": {"url": "http://minio"}}}, "'/registry/store/url'"),
+        ({"registry": {"store": {"url": "gs://models"}}}, "'/registry/store/url'"),
         ({"server": {"image": {"digest": "latest"}}}, "'/server/image/digest'"),
         ({"autoscaling": {"kind": "vpa"}}, "'/autoscaling/kind'"),
         ({"server": {"persistence": {"size": "50 GB"}}}, "'/server/persistence/size'"),
