@@ -26,7 +26,12 @@ EVERYTHING: Values = {
         "model": "meta-llama/Llama-3.1-8B-Instruct@main",
         "huggingFaceToken": {"existingSecret": "hub"},
     },
-    "extraEnv": [{"name": "AWS_ENDPOINT_URL", "value": "https://s3.example.com"}],
+    "extraEnv": [
+        {"name": "AWS_ENDPOINT_URL", "value": "https://s3.example.com"},
+        {"name": "AWS_CA_BUNDLE", "value": "/etc/company/ca.pem"},
+    ],
+    "extraVolumes": [{"name": "company", "configMap": {"name": "company-ca"}}],
+    "extraVolumeMounts": [{"name": "company", "mountPath": "/etc/company", "readOnly": True}],
     "server": {
         "replicas": 3,
         "gpus": 2,

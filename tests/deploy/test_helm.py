@@ -43,7 +43,7 @@ OURS = (
     *("gateway.networking", "inference.networking", "llm-d.ai"),
 )
 """Groups of resources that are not Kubernetes' own; their shapes are tested below."""
-FROM_OUTSIDE = {"HF_TOKEN", "AWS_ENDPOINT_URL"}
+FROM_OUTSIDE = {"HF_TOKEN", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"}
 installation = pytest.mark.parametrize("name", INSTALLATIONS)
 
 
@@ -118,6 +118,15 @@ def test_what_is_mounted_is_there(name: str) -> None:
             assert {"/data", "/tmp", "/dev/shm"} <= {
                 mount["mountPath"] for mount in container["volumeMounts"]
             }
+
+
+def test_volumes_of_ones_own_are_in_every_container() -> None:
+    for workload in installed("everything").workloads:
+        volumes = workload["spec"]["template"]["spec"]["volumes"]
+        assert {"name": "company", "configMap": {"name": "company-ca"}} in volumes
+        for container in containers(workload):
+            mounts = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
+            assert mounts["company"] == "/etc/company"
 
 
 @installation

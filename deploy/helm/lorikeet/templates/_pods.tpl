@@ -79,6 +79,9 @@ envFrom:
 {{- if .Values.registry.store.existingClaim }}
 - {name: store, mountPath: /store}
 {{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Their volumes but for `data`: (list $ .Values.server). */}}
@@ -95,6 +98,9 @@ envFrom:
 {{- with $root.Values.registry.store.existingClaim }}
 - name: store
   persistentVolumeClaim: {claimName: {{ . }}}
+{{- end }}
+{{- with $root.Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
