@@ -37,6 +37,10 @@ SETTINGS = {"server": ServeSettings, "worker": WorkerSettings}
             {**SHARED, "autoscaling": {"kind": "hpa", "minReplicas": 5, "maxReplicas": 3}},
             "maxReplicas is below",
         ),
+        (
+            {"server": {"gpus": 2, "settings": {"tensor_parallel_size": 4}}},
+            "takes 4 GPUs .* and the pod has 2",
+        ),
         ({"gateway": {"enabled": True}}, "the route belongs to a Gateway"),
         (
             {"gateway": {"enabled": True, "parentRefs": [{"name": "g"}]}},
@@ -60,6 +64,8 @@ def test_values_that_do_not_go_together(values: Values, words: str) -> None:
         ({"registry": {"store": {"url": "http://minio"}}}, "'/registry/store/url'"),
         ({"registry": {"store": {"url": "gs://models"}}}, "'/registry/store/url'"),
         ({"server": {"image": {"digest": "latest"}}}, "'/server/image/digest'"),
+        ({"fullnameOverride": "3llm"}, "'/fullnameOverride'"),
+        ({"fullnameOverride": "llm.prod"}, "'/fullnameOverride'"),
         ({"autoscaling": {"kind": "vpa"}}, "'/autoscaling/kind'"),
         ({"server": {"persistence": {"size": "50 GB"}}}, "'/server/persistence/size'"),
     ],
@@ -67,6 +73,20 @@ def test_values_that_do_not_go_together(values: Values, words: str) -> None:
 def test_values_that_the_schema_refuses(values: Values, words: str) -> None:
     with pytest.raises(helm_python.HelmValuesError, match=words):
         render(values)
+
+
+@pytest.mark.parametrize("release", ["3b", "llm.prod"])
+def test_a_release_whose_name_no_service_can_have(release: str) -> None:
+    with helm_python.Chart.load(CHART) as chart:
+        with pytest.raises(helm_python.HelmRenderError, match="set fullnameOverride"):
+            chart.render({}, name=release)
+        chart.render({"fullnameOverride": "llm"}, name=release)
+
+
+def test_engines_that_reach_other_machines_may_take_more_gpus_than_a_pod_has() -> None:
+    settings = {"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}
+    render({"server": {"gpus": 4, "settings": settings}})
+    render({"server": {"settings": {"tensor_parallel_size": 2}}})  # on a CPU
 
 
 def test_every_value_is_described() -> None:

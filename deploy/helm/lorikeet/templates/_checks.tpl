@@ -24,6 +24,16 @@
 {{- if and .Values.base.existingClaim (not (hasPrefix "/models" .Values.base.model)) -}}
 {{- fail "base.existingClaim is mounted at /models: name the model's folder there in base.model, such as /models/llama" -}}
 {{- end -}}
+{{- $name := include "lorikeet.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "no Service can be called %s: set fullnameOverride to small letters, digits and -, beginning with a letter" $name) -}}
+{{- end -}}
+{{- $settings := .Values.server.settings -}}
+{{- $takes := mul (dig "tensor_parallel_size" 1 $settings) (dig "pipeline_parallel_size" 1 $settings) -}}
+{{- $gpus := int .Values.server.gpus -}}
+{{- if and $gpus (gt $takes $gpus) (ne (dig "distributed_executor_backend" "" $settings) "ray") -}}
+{{- fail (printf "the engine takes %d GPUs (tensor_parallel_size × pipeline_parallel_size) and the pod has %d: set server.gpus to %d" $takes $gpus $takes) -}}
+{{- end -}}
 {{- if and (gt (int .Values.worker.replicas) 1) .Values.worker.persistence.enabled (not .Values.worker.persistence.existingClaim) (ne .Values.worker.persistence.accessMode "ReadWriteMany") -}}
 {{- fail "several workers share one volume, so that a job goes on where another worker has left it: set worker.persistence.accessMode to ReadWriteMany, or worker.persistence.enabled to false" -}}
 {{- end -}}
