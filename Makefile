@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 FLAVOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 LOCK   := requirements/$(FLAVOR).lock
 STAMP  := $(VENV)/.installed-$(FLAVOR)
+OTHER  := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 INSTALL := $(BIN)/pip install --no-deps $(PIP_FLAGS)
 # Tests that run at the same time; those of the engine run alone, afterwards.
 WORKERS ?= 3
@@ -21,8 +22,12 @@ help: ## this list
 install: $(STAMP) ## set up .venv from requirements/cpu.lock, or gpu.lock where an NVIDIA GPU is found
 
 $(STAMP): $(LOCK) pyproject.toml
+	@test "$$(uname -sm)" = "Linux x86_64" || \
+	  { echo "error: Lorikeet runs on Linux on x86-64, for which its locks are; this is $$(uname -sm)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Lorikeet needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make install PYTHON=python3.12"; exit 1; }
+	@test -z "$(OTHER)" || \
+	  { echo "error: $(OTHER) is there: $(VENV) is for the other flavor, and this is $(FLAVOR). Run make clean first"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing $(LOCK) into $(VENV) (a few minutes the first time)"
 	$(INSTALL) "$$(grep '^torch==' $(LOCK))" || \

@@ -138,7 +138,7 @@ def test_the_health_check_asks_what_the_server_answers() -> None:
     assert found[2] in {route.path for route in router.routes}  # type: ignore[attr-defined]
 
 
-def test_docker_builds_each_image_for_each_flavor() -> None:
+def test_the_bake_file_names_each_image_for_each_flavor() -> None:
     target = BAKE["target"]["images"]
     assert target["matrix"] == {"image": list(WITHOUT), "flavor": ["cpu", "gpu"]}
     assert (ROOT / target["dockerfile"]).samefile(DOCKERFILE)
