@@ -67,9 +67,7 @@ def train_on_ray(
         try:
             result: TrainResult = trainer.fit().return_value
         except (KeyboardInterrupt, SystemExit):  # Ray's own handler of Ctrl-C calls sys.exit
-            raise Interrupted(
-                "stopped; what was trained is kept", remedy="go on with --resume RUN"
-            ) from None
+            raise _stopped() from None
         except (TrainingFailedError, ray.exceptions.RayError) as error:
             raise _ours(error) from error
         return result
@@ -139,9 +137,15 @@ def _ours(error: BaseException) -> LorikeetError:
         while found is not None:
             if isinstance(found, LorikeetError):
                 return found
+            if isinstance(found, KeyboardInterrupt):
+                return _stopped()
             found = getattr(found, "_base_exc", None)  # what Ray Train wraps a worker's error in
-    first = next((f"{failure}" for _, failure in sorted(failures.items())), str(error))
+    told = next((f"{failure}" for _, failure in sorted(failures.items())), "").strip()
     return TrainingFailed(
-        f"a worker of the Ray cluster failed: {first.strip().splitlines()[-1]}",
+        f"a worker of the Ray cluster failed: {(told or str(error).strip() or '?').splitlines()[-1]}",
         remedy="go on with --resume RUN once it is mended; Ray's log of it is above",
     )
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped; what was trained is kept", remedy="go on with --resume RUN")

@@ -126,12 +126,16 @@ def test_an_error_of_a_worker_is_ours() -> None:
         worker_failures: Any = None
 
     class Wrapped(Exception):
-        def __init__(self, inner: Exception) -> None:
+        def __init__(self, inner: BaseException) -> None:
             self._base_exc = inner
 
     failed = Failed("all")
     failed.worker_failures = {1: Wrapped(ValueError("late")), 0: Wrapped(DataError("no rows"))}
     assert isinstance(_ours(failed), DataError)
+    failed.worker_failures = {1: Wrapped(KeyboardInterrupt())}
+    assert isinstance(_ours(failed), Interrupted)
+    failed.worker_failures = {0: RuntimeError()}
+    assert "failed:" in _ours(failed).message
     failed.worker_failures = {0: RuntimeError("first line\nthe GPU is gone")}
     other = _ours(failed)
     assert isinstance(other, TrainingFailed)
