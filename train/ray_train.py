@@ -141,8 +141,9 @@ def _ours(error: BaseException) -> LorikeetError:
                 return _stopped()
             found = getattr(found, "_base_exc", None)  # what Ray Train wraps a worker's error in
     told = next((f"{failure}" for _, failure in sorted(failures.items())), "").strip()
+    last = (told or f"{error}".strip() or "?").splitlines()[-1]
     return TrainingFailed(
-        f"a worker of the Ray cluster failed: {(told or str(error).strip() or '?').splitlines()[-1]}",
+        f"a worker of the Ray cluster failed: {last}",
         remedy="go on with --resume RUN once it is mended; Ray's log of it is above",
     )
 
