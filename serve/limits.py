@@ -42,6 +42,17 @@ class KeyLimits(Protocol):
         """
 
 
+@contextmanager
+def before_generation(charge: Charge | None) -> Iterator[None]:
+    """What ends inside, be it that the client has left the queue, has taken no tokens."""
+    try:
+        yield
+    except BaseException:
+        if charge is not None:
+            charge.charge(0)
+        raise
+
+
 @dataclass(slots=True)
 class _Bucket:
     """What is left of a minute's worth; below zero it is a debt."""

@@ -19,6 +19,7 @@ from serve.disconnect import CLIENT_GONE, unless_disconnected
 from serve.engine import Answer, GenerationRequest, GenerationStats
 from serve.engine.protocol import Endpoint
 from serve.errors import BadRequest, Internal, OutputNotFinite, RequestError
+from serve.limits import Charge, before_generation
 from serve.middleware import told
 from serve.request_meter import RequestMeter
 from serve.requests import ChatRequest, CompletionRequest, checked, sequences
@@ -103,6 +104,7 @@ class _Generation:
         self.name = service.base.id if version is None else engine_name(version)
         self.headers = {MODEL_HEADER: self.name, "cache-control": "no-store"}
         self.error: RequestError | None = None
+        self.grant: Charge | None = None
 
     async def begin(self, stack: AsyncExitStack, request_id: str) -> Answer:
         """The whole answer, or a stream whose first event is there.
@@ -115,18 +117,19 @@ class _Generation:
             estimate = self._expected_tokens() + self.request_bytes // BYTES_A_TOKEN
             self.grant = await stack.enter_async_context(service.limits.request(key, estimate))
             self.headers |= self.grant.headers
-        with self.meter.admission.running():
-            self.seat = await stack.enter_async_context(
-                service.admission.seat(
-                    self.principal.tenant,
-                    self.name if self.version else None,
-                    self._expected_tokens(),
-                    sequences(self.body),
-                )
-            )
         adapter = None
-        if self.version is not None:
-            adapter = (await self.meter.lease(stack, service.adapters, self.version)).adapter
+        with before_generation(self.grant):
+            with self.meter.admission.running():
+                self.seat = await stack.enter_async_context(
+                    service.admission.seat(
+                        self.principal.tenant,
+                        self.name if self.version else None,
+                        self._expected_tokens(),
+                        sequences(self.body),
+                    )
+                )
+            if self.version is not None:
+                adapter = (await self.meter.lease(stack, service.adapters, self.version)).adapter
         self.meter.hand_over()
         try:
             answer = await service.engine.generate(
@@ -174,7 +177,7 @@ class _Generation:
         if stats.finish_reason == "error" and not self.meter.stream:
             return  # nothing of it was delivered
         self.seat.charge(self.meter.output_tokens)
-        if self.principal.key is not None:
+        if self.grant is not None:
             self.grant.charge(self.meter.prompt_tokens + self.meter.output_tokens)
 
     def _expected_tokens(self) -> int:

@@ -18,6 +18,7 @@ from serve.auth import Principal
 from serve.disconnect import CLIENT_GONE, unless_disconnected
 from serve.engine import GenerationStats, ScoreRequest, SequenceScore
 from serve.errors import BadRequest, OutputNotFinite
+from serve.limits import before_generation
 from serve.request_meter import RequestMeter
 from serve.service import Service, principal_of, service_of
 
@@ -119,13 +120,14 @@ async def _score(
         key, grant = principal.key, None
         if key is not None:
             grant = await stack.enter_async_context(service.limits.request(key, body.tokens))
-        with meter.admission.running():
-            seat = await stack.enter_async_context(
-                service.admission.seat(principal.tenant, name, body.tokens)
-            )
         adapter = None
-        if version is not None:
-            adapter = (await meter.lease(stack, service.adapters, version)).adapter
+        with before_generation(grant):
+            with meter.admission.running():
+                seat = await stack.enter_async_context(
+                    service.admission.seat(principal.tenant, name, body.tokens)
+                )
+            if version is not None:
+                adapter = (await meter.lease(stack, service.adapters, version)).adapter
 
         def observe(stats: GenerationStats) -> None:
             meter.generated(stats)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from serve.engine.echo import EchoEngine
@@ -165,6 +166,41 @@ async def test_tokens_are_charged_when_they_are_known(run: Any, registry: Any) -
         refused = await running.chat(base, "again", max_tokens=9)
         assert refused.status_code == 429
         assert "tokens per min" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "w", "max_tokens": 500}),
+        ("/admin/score", {"sequences": [[1] * 500]}),
+    ],
+)
+async def test_who_leaves_the_queue_pays_no_tokens(
+    run: Any, registry: Any, free_server: Any, path: str, asked: dict[str, Any]
+) -> None:
+    key, secret = registry.keys.create("acme", admin=True, tpm=1000)
+    engine = EchoEngine(token_seconds=0.02)
+    async with run(engine=engine, max_num_seqs=1) as running, free_server(running.app) as url:
+        service = running.service
+
+        async def until(queued: int) -> None:
+            async with asyncio.timeout(10):
+                while service.admission.queued != queued:
+                    await asyncio.sleep(0.01)
+
+        async with httpx.AsyncClient(base_url=url, headers=bearer(secret)) as client:
+            model = {"model": service.base.id}
+            short = {**model, "prompt": "w " * 100, "max_tokens": 100}
+            running_one = asyncio.create_task(client.post("/v1/completions", json=short))
+            await asyncio.sleep(0.1)
+            before = service.limits._usage[key.id].tokens.left
+            waiting = asyncio.create_task(client.post(path, json=model | asked))
+            await until(1)
+            assert service.limits._usage[key.id].tokens.left < before - 400
+            waiting.cancel()
+            await until(0)
+            assert service.limits._usage[key.id].tokens.left >= before
+            assert (await running_one).status_code == 200
 
 
 async def test_the_salt_of_the_prefix_cache_is_a_tenants_own(run: Any, registry: Any) -> None:
