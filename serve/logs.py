@@ -197,6 +197,7 @@ def _levels(verbose: bool) -> dict[str, int]:
     return {
         "serve": logging.DEBUG if verbose else logging.INFO,
         "registry": logging.INFO,
+        "deploy": logging.INFO,
         WORKER: logging.INFO,
         "uvicorn": logging.INFO if verbose else logging.WARNING,
         "vllm": logging.INFO if verbose else logging.ERROR,

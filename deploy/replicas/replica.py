@@ -30,6 +30,8 @@ from serve.settings import ServeSettings
 PORT_SECONDS = 20.0
 """After its drain a replica has ended by then."""
 LOOK_SECONDS = 0.5
+ACCEPTED: Message = {"type": "lorikeet.accepted"}
+"""Who asks knows now that a replica has the request, however long it waits there."""
 
 
 class Replica:
@@ -72,9 +74,10 @@ class Replica:
         await self._stack.aclose()
 
     async def answer(
-        self, scope: Scope, body: Sequence[bytes | ObjectRef]
+        self, adapter: str | None, scope: Scope, body: Sequence[bytes | ObjectRef]
     ) -> AsyncIterator[Message]:
-        """The ASGI messages that answer a request."""
+        """ACCEPTED, then the ASGI messages that answer a request; the router reads `adapter`."""
+        yield ACCEPTED
         pieces = [partial(_fetch, piece) for piece in body]
         async for message in exchange(self._app, scope, pieces):
             yield message

@@ -3,7 +3,13 @@
 import random
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import (
+    PendingRequest,
+    ReplicaID,
+    ReplicaResult,
+    RequestRouter,
+    RunningReplica,
+)
 
 from serve.affinity import ranked
 
@@ -12,8 +18,10 @@ READY, RANK = "ready", "rank"
 
 
 class AffinityRouter(RequestRouter):  # type: ignore[misc]  # it has no types
-    """Ranks the replicas for each request; the model id of a request is its adapter.
+    """Ranks the replicas for each request; the first argument of `Replica.answer` is its adapter.
 
+    Not Ray's model id of a request: Ray would keep every request that has one, for routers of its
+    own that ask for requests by it.
     Replicas are known by their ranks, which their successors inherit: one that dies or is upgraded
     moves no adapter between the others. A replica whose engine is being started again comes last.
     """
@@ -21,6 +29,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # it has no types
     def initialize_state(self, **options: Any) -> None:
         """`room` as `serve.affinity.ranked` has it."""
         self._room: int = options["room"]
+        self._open: dict[ReplicaID, set[str]] = {}
 
     async def choose_replicas(
         self,
@@ -31,14 +40,36 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # it has no types
         adapter = None
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
-            adapter = pending_request.metadata.multiplexed_model_id or None
+            if pending_request.metadata.call_method == "answer":
+                adapter = pending_request.args[0]
         replicas = _named(candidate_replicas)
         names = random.sample(list(replicas), len(replicas))
-        cache = self.replica_queue_len_cache
-        loads = {name: cache.get(replicas[name].replica_id) or 0 for name in names}
+        loads = {name: self._load(replicas[name].replica_id) for name in names}
         order = [replicas[name] for name in ranked(adapter, loads, self._room)]
         order.sort(key=lambda replica: not replica.routing_stats.get(READY, True))
         return [[replica] for replica in order]
+
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
+    ) -> None:
+        """Ray calls it when a replica has taken a request."""
+        request = pending_request.metadata.internal_request_id
+        self._open.setdefault(replica_id, set()).add(request)
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Ray calls it when a request has ended, however, or was not taken."""
+        requests = self._open.get(replica_id, set())
+        requests.discard(internal_request_id)
+        if not requests:
+            self._open.pop(replica_id, None)
+
+    def _load(self, replica: ReplicaID) -> int:
+        """Requests of a replica, as Ray heard last; those of this router at least.
+
+        Ray forgets what it heard where none comes or ends for 10 s.
+        """
+        known = self.replica_queue_len_cache.get(replica) or 0
+        return max(known, len(self._open.get(replica, ())))
 
 
 def _named(candidates: list[RunningReplica]) -> dict[str, RunningReplica]:

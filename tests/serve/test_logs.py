@@ -150,7 +150,13 @@ def test_everybody_logs_the_same_way_and_is_as_before_afterwards(
     root = logging.getLogger()
     handlers = list(root.handlers)
     with logs.to_standard_error(format, verbose=False):
-        for name in ("serve.adapters", "uvicorn.error", "vllm.engine", "alembic"):
+        for name in (
+            "serve.adapters",
+            "deploy.replicas",
+            "uvicorn.error",
+            "vllm.engine",
+            "alembic",
+        ):
             logging.getLogger(name).info("info of %s", name)
             logging.getLogger(name).error("error of %s", name)
         with warnings.catch_warnings():
@@ -163,9 +169,10 @@ def test_everybody_logs_the_same_way_and_is_as_before_afterwards(
         messages = [re.split(r": ", line, maxsplit=1)[1] for line in lines]
         assert all(re.match(TIME, line) for line in lines)
     assert [message for message in messages if message.startswith("info")] == [
-        "info of serve.adapters"
+        "info of serve.adapters",
+        "info of deploy.replicas",
     ]
-    assert sum(message.startswith("error of") for message in messages) == 4
+    assert sum(message.startswith("error of") for message in messages) == 5
     assert "old ways" in messages[-1]
     assert root.handlers == handlers
     assert logging.getLogger("serve").level == logging.NOTSET
