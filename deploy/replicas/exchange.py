@@ -8,6 +8,8 @@ from starlette.types import ASGIApp, Message, Scope
 
 END_SECONDS = 5.0
 """For the application to notice that its client is gone, before it is cancelled."""
+MESSAGES = 16
+"""That the application may be ahead of who takes them."""
 
 Piece = Callable[[], Awaitable[bytes]]
 """Fetches a part of a request's body."""
@@ -19,7 +21,7 @@ async def exchange(app: ASGIApp, scope: Scope, body: Sequence[Piece]) -> AsyncIt
     Closing the iterator, or cancelling who waits for it, is a client that goes away.
     Raises: what the application raises.
     """
-    sent: asyncio.Queue[Message | None] = asyncio.Queue()
+    sent: asyncio.Queue[Message | None] = asyncio.Queue(MESSAGES)
     gone = asyncio.Event()
     pieces = list(body)
 
@@ -30,11 +32,15 @@ async def exchange(app: ASGIApp, scope: Scope, body: Sequence[Piece]) -> AsyncIt
         await gone.wait()
         return {"type": "http.disconnect"}
 
+    async def send(message: Message | None) -> None:
+        if not gone.is_set():
+            await sent.put(message)
+
     async def answer() -> None:
         try:
-            await app(scope, receive, sent.put)
+            await app(scope, receive, send)
         finally:
-            sent.put_nowait(None)
+            await send(None)
 
     task = asyncio.create_task(answer())
     try:
@@ -43,6 +49,8 @@ async def exchange(app: ASGIApp, scope: Scope, body: Sequence[Piece]) -> AsyncIt
         await task
     finally:
         gone.set()
+        while not sent.empty():  # what waits to be sent goes on
+            sent.get_nowait()
         if not task.done():
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), END_SECONDS)

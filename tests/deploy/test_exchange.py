@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from deploy.replicas.exchange import exchange
+from deploy.replicas.exchange import MESSAGES, exchange
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
 
@@ -78,6 +78,25 @@ async def test_who_waits_may_be_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert gone.is_set()
+
+
+async def test_the_application_is_not_far_ahead_of_who_takes_its_messages() -> None:
+    sent, ended = 0, asyncio.Event()
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for sent in range(1, 1001):  # noqa: B007
+            await send({"type": "http.response.body", "body": b"row", "more_body": True})
+        await send({"type": "http.response.body"})
+        ended.set()
+
+    async with aclosing(exchange(large, SCOPE, [])) as messages:
+        async for _ in messages:
+            await asyncio.sleep(0.01)
+            break
+        assert sent <= MESSAGES + 1
+    assert ended.is_set()  # once its client is gone, nothing holds it up
 
 
 async def test_what_the_application_raises_is_raised() -> None:
