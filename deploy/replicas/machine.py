@@ -36,13 +36,13 @@ def serve_replicas(settings: ServeSettings) -> None:
         )
     programs = settings.log_format == "json"
     console = Console(stderr=True, highlight=False, quiet=programs)
-    with console.status("Preparing the base model") as status, _signals() as (stopped, hurry):
+    with console.status("Preparing the base model") as status:
         base = _prepared(settings, status.update)
         status.update("Starting Ray")
         from deploy.replicas.head import ray_head
 
         cpus = max(os.cpu_count() or 1, settings.replicas, settings.max_replicas or 0)
-        with ray_head(cpus) as head:
+        with _signals() as (stopped, hurry), ray_head(cpus) as head:
             _check_gpus(settings)
             status.update(f"Starting {settings.replicas} replicas of {base}")
             _wait(lambda: _deploy(settings, base), head.check, stopped)

@@ -14,7 +14,9 @@ import httpx
 import psutil
 import pytest
 
+from deploy.replicas import machine
 from serve.child import free_port
+from serve.settings import ServeSettings
 
 BODY = {
     "model": "smollm2-135m-instruct",
@@ -84,6 +86,19 @@ def test_a_ray_head_that_dies_ends_the_command_with_an_error(home: Path, tmp_pat
         assert process.wait(30) == 1
         assert gone(everything)
     assert "error: Ray has ended" in log.read_text()
+
+
+def test_ctrl_c_counts_while_the_base_is_prepared(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(machine, "resolve_base", prepared)
+    settings = ServeSettings(engine="echo", replicas=2, port=free_port())
+    with pytest.raises(KeyboardInterrupt):
+        machine.serve_replicas(settings)
 
 
 @pytest.mark.parametrize(
