@@ -41,7 +41,7 @@ def application(
         ray_actor_options=resources(settings),
         request_router_config=RequestRouterConfig(
             request_router_class=router,
-            request_router_kwargs={"room": min(settings.max_num_seqs, settings.max_loras)},
+            request_router_kwargs={"room": _room(settings)},
             request_routing_stats_period_s=1,
         ),
         graceful_shutdown_timeout_s=settings.drain_seconds + END_SECONDS,
@@ -54,8 +54,9 @@ def application(
         num_replicas=math.ceil(settings.most_replicas / REPLICAS_AN_INGRESS),
         max_ongoing_requests=MANY,
         ray_actor_options={"num_cpus": 0},
-        # It tells of the answers that end with their replica.
-        graceful_shutdown_timeout_s=settings.drain_seconds + 2 * END_SECONDS,
+        # Requests that end with their replica wait in another, or are told so.
+        graceful_shutdown_timeout_s=settings.queue_seconds
+        + 2 * (settings.drain_seconds + END_SECONDS),
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=1,
     )
@@ -63,18 +64,23 @@ def application(
 
 
 def _size(settings: ServeSettings) -> dict[str, Any]:
-    """A fixed number of replicas, or as many as the requests need: each has its seats taken."""
+    """A fixed number of replicas, or as many as the requests need: each has its room taken."""
     if settings.max_replicas is None:
         return {"num_replicas": settings.replicas}
     return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.replicas,
             max_replicas=settings.max_replicas,
-            target_ongoing_requests=settings.max_num_seqs,
+            target_ongoing_requests=_room(settings),
             upscale_delay_s=settings.upscale_seconds,
             downscale_delay_s=settings.downscale_seconds,
         )
     }
+
+
+def _room(settings: ServeSettings) -> int:
+    """Requests that a replica runs at once, whatever adapters they are for."""
+    return min(settings.max_num_seqs, settings.max_loras)
 
 
 def resources(settings: ServeSettings) -> dict[str, float]:
