@@ -106,10 +106,10 @@ class Fleet:
             time.sleep(0.1)
 
 
-def body(model: str, **fields: Any) -> dict[str, Any]:
-    """Of a chat request whose answer has up to 64 tokens."""
-    words = " ".join(f"w{number}" for number in range(64))
-    return {"model": model, "messages": [{"role": "user", "content": words}], **fields}
+def body(model: str, words: int = 64, **fields: Any) -> dict[str, Any]:
+    """Of a chat request whose answer has about so many tokens, 100 a second."""
+    text = " ".join(f"w{number}" for number in range(words))
+    return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
 
 
 async def chat(client: httpx.AsyncClient, model: str, **fields: Any) -> httpx.Response:
