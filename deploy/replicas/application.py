@@ -7,6 +7,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.deployment import Application
 from ray.serve.request_router import RequestRouter
+from ray.serve.schema import LoggingConfig
 
 from deploy.replicas.ingress import Ingress
 from deploy.replicas.keeper import Keeper
@@ -23,6 +24,8 @@ MANY = 100_000
 END_SECONDS = 10
 """For a replica to end after its answers have."""
 START_ATTEMPTS = 3
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
+"""Ray Serve's own lines, which go where the server's go: requests have a line already."""
 
 
 def application(
@@ -34,6 +37,7 @@ def application(
         max_ongoing_requests=MANY,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=1,
+        logging_config=LOGGING,
     )
     replicas = serve.deployment(Replica).options(
         **_size(settings),
@@ -47,6 +51,7 @@ def application(
         graceful_shutdown_timeout_s=settings.drain_seconds + END_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=1,
+        logging_config=LOGGING,
         max_constructor_retry_count=START_ATTEMPTS,
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
@@ -59,6 +64,7 @@ def application(
         + 2 * (settings.drain_seconds + END_SECONDS),
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=1,
+        logging_config=LOGGING,
     )
     return ingress.bind(settings, base, replicas.bind(settings, keeper.bind()))
 

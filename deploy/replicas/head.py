@@ -21,7 +21,7 @@ END_SECONDS = 10.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "1",  # else what replicas write goes to files that end with Ray
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.replicas.proxy.middlewares",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one machine: listen on the loopback address alone
 }

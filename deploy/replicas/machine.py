@@ -85,12 +85,13 @@ def _deploy(settings: ServeSettings, base: str) -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    from deploy.replicas.application import application
+    from deploy.replicas.application import LOGGING, application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": 5},
+        logging_config=LOGGING,
     )
     try:
         serve.run(application(settings, base), name=NAME, route_prefix="/")

@@ -61,10 +61,24 @@ def gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
+def told(log: Path, words: str) -> bool:
+    """Whether a line with these words comes."""
+    deadline = time.monotonic() + 20
+    while words not in log.read_text():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def test_ctrl_c_lets_streams_end_and_leaves_no_process(home: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with replicas(log) as (process, url), httpx.Client(base_url=url, timeout=30) as client:
         everything = family(process)
+        client.get("/v1/models")
+        client.get("/metrics")
+        assert told(log, "serve.access_log: GET /v1/models 200")
+        assert told(log, "deploy.replicas.ingress: GET /metrics 404")
         with client.stream("POST", "/v1/chat/completions", json=BODY) as stream:
             lines = stream.iter_lines()
             next(lines)
