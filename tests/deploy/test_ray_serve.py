@@ -97,7 +97,7 @@ def test_a_hot_adapter_spills_over_to_the_next_replica(fleet: Fleet) -> None:
 
     async def ask(requests: int) -> None:
         async with fleet.client() as client:
-            await gather(stream(client, hot) for _ in range(requests))
+            await gather(stream(client, hot, words=300) for _ in range(requests))
 
     def served() -> list[float]:
         reference = f"{hot}@1"
