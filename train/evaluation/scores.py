@@ -1,8 +1,6 @@
 """How good answers are: equal to what was expected, close to it, and what they cost."""
 
 import math
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Literal
 
 from train.data.chat import Chat, Message
 from train.evaluation.bootstrap import bootstrap_mean, bootstrap_ratio
+from train.evaluation.words import normalised, words
 
 Task = Literal["labels", "text"]
 Metric = Literal["accuracy", "token_f1"]
@@ -18,7 +17,6 @@ _Z_95 = 1.959963984540054
 """The 0.975 quantile of the normal distribution: two-sided 95 %."""
 _MOST_LABELS = 50
 _LONGEST_LABEL = 4
-_PUNCTUATION = string.punctuation + "¡¿«»“”‘’…–—"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +86,6 @@ class Score:
     confusion: Confusion | None = None
 
 
-def normalised(text: str) -> str:
-    """`text` in lower case and composed Unicode, without outer punctuation, single-spaced."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.strip(_PUNCTUATION + " ")
-
-
 def wilson_interval(correct: int, rows: int, z: float = _Z_95) -> tuple[float, float]:
     """Bounds of a share of successes, `correct` of `rows`, at `z` standard deviations.
 
@@ -116,9 +108,9 @@ def token_f1(answer: str, expected: str) -> float:
     """The harmonic mean of precision and recall over words, each word counted, 0 to 1.
 
     As SQuAD scores it (Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of
-    text", EMNLP 2016), but articles count, because answers come in any language.
+    text", EMNLP 2016), but articles count, because answers come in any language, and so do signs.
     """
-    given, wanted = _words(answer), _words(expected)
+    given, wanted = words(answer), words(expected)
     if not given or not wanted:
         return float(given == wanted)
     common = sum((Counter(given) & Counter(wanted)).values())
@@ -209,11 +201,6 @@ def choose_examples(chats: Sequence[Chat], most: int) -> list[Chat]:
         chosen += layer[: most - len(chosen)]
         depth += 1
     return chosen
-
-
-def _words(text: str) -> list[str]:
-    words = (word.strip(_PUNCTUATION) for word in normalised(text).split())
-    return [word for word in words if word]
 
 
 def _mean(values: Sequence[float]) -> float:
