@@ -56,7 +56,9 @@ def read_inputs(
     training, held_out = read_data(data, eval_data, settings, reporter.note)
     if settings.early_stopping and not held_out.chats:
         raise SettingsError(["early_stopping: there are no held-out rows to measure the loss on"])
-    examples = few_shot_examples(settings, training) if held_out.chats else ()
+    examples: tuple[Chat, ...] = ()
+    if held_out.chats:
+        examples = few_shot_examples(settings, training, held_out, reporter.note)
     hardware = detect(settings)
     optimiser(settings, hardware, processes)
     if processes.is_first:  # the others find it made

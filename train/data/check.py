@@ -20,7 +20,7 @@ from train.data.estimate import Estimate, estimate_run
 from train.data.example import Example, example_at
 from train.data.formats import parse_rows
 from train.data.masking import ChatEncoder, EncodedChat, try_encode
-from train.data.parts import hold_out
+from train.data.parts import hold_out, sample
 from train.data.rejected import Rejected
 from train.data.rows import Row, no_rows, scan_rows
 from train.progress import Reporter, SilentReporter
@@ -85,7 +85,8 @@ class PartReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a run would make of the data; `overlap` are held-out lines whose prompt is trained."""
+    """What a run would make of the data; `overlap` are lines of the
+    held-out rows whose prompt is trained: a run leaves them out."""
 
     base: str
     template: str
@@ -144,6 +145,7 @@ def check_data(
         training, held = hold_out(training, settings.eval_fraction, settings.seed)
     else:
         held = [row.chat for row in held_out.encoded]
+    training = list(sample(training, settings.max_rows, settings.seed))
     asked = {chat.question for chat in training}
     overlap = tuple(chat.line for chat in held if chat.question in asked)
     kept = {chat.line for chat in training}

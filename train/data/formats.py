@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from train.data.chat import Chat, Message, ToolCall
+from train.data.json_text import parse_json
 from train.data.rejected import Rejected, Unusable, usable
 from train.data.rows import Row
 from train.data.text import turns_of
@@ -49,10 +50,18 @@ def parse_rows(rows: Iterable[Row], data_format: str = "auto") -> Iterable[Chat 
 def _chat(row: Row, data_format: str) -> Chat:
     if data_format == "auto":
         data_format = _shape(row.values)
-    messages = tuple(_PARSERS[data_format](row.values))
-    tools = tuple(tool_of(tool) for tool in _listed(row.values, "tools"))
-    _check(messages)
-    return Chat(row.line, messages, tools)
+    try:
+        messages = tuple(_PARSERS[data_format](row.values))
+        tools = tuple(tool_of(tool) for tool in _listed(row.values, "tools"))
+        _check(messages)
+        chat = Chat(row.line, messages, tools)
+        json.dumps(chat.as_row(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise Unusable(f"half a character, {half}", "text that can be written as UTF-8") from None
+    except RecursionError:
+        raise Unusable("nested too deeply", "less depth in tools and arguments") from None
+    return chat
 
 
 def _shape(values: Mapping[str, Any]) -> str:
@@ -140,10 +149,10 @@ def _speech(turn: object, number: int) -> Message:
         raise Unusable(f"turn {number} is no object", "{from, value}")
     speaker, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
     if speaker == "function_call":
-        try:
-            call = json.loads(value) if isinstance(value, str) else value
-        except json.JSONDecodeError:
-            raise Unusable(f"turn {number} is no call in JSON", '{"name", "arguments"}') from None
+        call = value
+        if isinstance(value, str):
+            fault = f"turn {number} is no call in JSON"
+            call = parse_json(value, fault, '{"name", "arguments"}')
         calls = call if isinstance(call, list) else [call]
         said = {"role": "assistant", "content": None, "tool_calls": calls}
     else:
@@ -176,10 +185,7 @@ def _listed(values: Mapping[str, Any], key: str) -> list[Any]:
     """The list in column `key`, none where it is absent; its JSON text is read too."""
     value = values.get(key)
     if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise Unusable(f"{key} is not JSON: {error.msg}", "a JSON array") from None
+        value = parse_json(value, f"{key} is not JSON", "a JSON array")
     if not value:
         return []
     if not isinstance(value, list):

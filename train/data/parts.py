@@ -25,9 +25,17 @@ class Part:
 
 
 def read_part(path: Path, settings: TrainSettings, on_note: OnNote | None = None) -> Part:
-    """All chats of a file or data set; raises DataFileMissing or DataError."""
+    """All chats of a file or data set, of the settings' `data_format`.
+
+    Raises DataFileMissing or DataError.
+    """
     rows = read_rows(path, on_note) if on_note else read_rows(path)
     return Part(path, tuple(to_chats(path, rows, settings.data_format)))
+
+
+def read_own(path: Path) -> Part:
+    """All chats of a file that a run has written: messages, whatever its data were."""
+    return Part(path, tuple(to_chats(path, read_rows(path), "messages")))
 
 
 def read_data(
@@ -35,7 +43,8 @@ def read_data(
 ) -> tuple[Part, Part]:
     """The chats to train on and the held-out ones, from `eval_data` or split off by the seed.
 
-    Raises DataFileMissing or DataError; also where all that is held out is trained on.
+    A held-out chat that asks what is trained is left out. Raises DataFileMissing or DataError; also
+    where that leaves none.
     """
     training = read_part(data, settings, on_note)
     if eval_data is not None:
@@ -45,26 +54,37 @@ def read_data(
         training, held_out = replace(training, chats=tuple(rest)), Part(data, tuple(held))
         if settings.eval_fraction and not held:
             on_note(f"{len(rest)} rows are too few to hold any out: the adapter is not evaluated")
-    overlap = count_overlap(training.chats, held_out.chats)
-    if overlap and overlap == len(held_out.chats):
+    training = replace(training, chats=sample(training.chats, settings.max_rows, settings.seed))
+    unseen = unasked(held_out.chats, training.chats)
+    if held_out.chats and not unseen:
         raise DataError(
             "every held-out row is among the training rows: it would measure nothing",
             remedy="give --eval-data rows that are not in --data",
         )
-    if overlap:
-        on_note(f"{overlap} of {len(held_out.chats)} held-out rows are trained on too")
-    return (
-        replace(training, chats=sample(training.chats, settings.max_rows, settings.seed)),
-        replace(held_out, chats=sample(held_out.chats, settings.max_eval_rows, settings.seed)),
-    )
+    if overlap := len(held_out.chats) - len(unseen):
+        on_note(
+            f"{overlap} of {len(held_out.chats)} held-out rows are trained on too: "
+            "left out of the evaluation"
+        )
+    chosen = sample(unseen, settings.max_eval_rows, settings.seed)
+    return training, replace(held_out, chats=chosen)
 
 
-def few_shot_examples(settings: TrainSettings, training: Part) -> tuple[Chat, ...]:
-    """What a few-shot prompt shows: rows of `few_shot_data`, or else of the training rows."""
+def few_shot_examples(
+    settings: TrainSettings, training: Part, held_out: Part, on_note: OnNote
+) -> tuple[Chat, ...]:
+    """What a few-shot prompt shows: rows of `few_shot_data`, or else of the training rows.
+
+    None of them asks what a held-out row asks.
+    """
     if not settings.baselines:
         return ()
     if settings.few_shot_data is not None:
-        shown = read_part(settings.few_shot_data, settings).chats
+        named = read_part(settings.few_shot_data, settings).chats
+        shown = unasked(named, held_out.chats)
+        if left_out := len(named) - len(shown):
+            name = settings.few_shot_data.name
+            on_note(f"{left_out} rows of {name} are held-out rows: left out of the few-shot prompt")
         return shown[: settings.few_shot_rows]
     return tuple(choose_examples(training.chats, settings.few_shot_rows))
 
@@ -99,7 +119,7 @@ def sample(items: Sequence[T], most: int | None, seed: int) -> tuple[T, ...]:
     return tuple(item for index, item in enumerate(items) if index in chosen)
 
 
-def count_overlap(training: Sequence[Chat], held_out: Sequence[Chat]) -> int:
-    """How many held-out chats ask what a training chat asks."""
-    asked = {chat.question for chat in training}
-    return sum(chat.question in asked for chat in held_out)
+def unasked(chats: Sequence[Chat], others: Sequence[Chat]) -> tuple[Chat, ...]:
+    """Those of `chats` that ask what none of `others` asks."""
+    asked = {chat.question for chat in others}
+    return tuple(chat for chat in chats if chat.question not in asked)

@@ -39,7 +39,7 @@ def print_report(console: Console, report: DataReport, settings: TrainSettings) 
     if report.overlap:
         say(
             f"overlap      {len(report.overlap)} of {report.held_out_rows} held-out rows ask what "
-            f"a training row asks: {_lines(report.overlap)}",
+            f"a training row asks, and are left out: {_lines(report.overlap)}",
             "yellow",
         )
     if report.example is not None:

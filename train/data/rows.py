@@ -1,14 +1,14 @@
 """Reading data, files or data sets of `datasets`, into rows that know their line."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.data.rejected import Rejected, usable
+from train.data.json_text import parse_json
+from train.data.rejected import Rejected, Unusable, usable
 from train.data.stored import stored_rows
 from train.errors import DataError, DataFileMissing
 
@@ -101,10 +101,13 @@ def _read_json(path: Path) -> Iterator[Row | Rejected]:
             yield from _read_jsonl(path)
             return
     try:
-        values = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        line = getattr(error, "lineno", 1)
-        yield Rejected(line, f"not JSON ({error})", "an array of objects")
+        text = path.read_text(encoding="utf-8-sig")
+        values = parse_json(text, "not JSON", "an array of objects")
+    except UnicodeDecodeError as error:
+        yield Rejected(1, f"byte {error.start + 1} is not UTF-8", "UTF-8")
+        return
+    except Unusable as error:
+        yield error.at(getattr(error.__cause__, "lineno", 1))
         return
     for number, value in enumerate(values, start=1):
         if isinstance(value, dict):
@@ -115,13 +118,9 @@ def _read_json(path: Path) -> Iterator[Row | Rejected]:
 
 def _parse(line: str, number: int) -> Row | Rejected:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        return Rejected(
-            number, f"not JSON: {error.msg} at column {error.colno}", "one JSON object a line"
-        )
-    except RecursionError:
-        return Rejected(number, "JSON nested too deeply", "one JSON object a line")
+        value = parse_json(line, "not JSON", "one JSON object a line")
+    except Unusable as error:
+        return error.at(number)
     if not isinstance(value, dict):
         return Rejected(number, f"{_kind(value)}", "one JSON object a line")
     return Row(number, value)
@@ -164,9 +163,9 @@ def _with_turns(line: int, values: dict[str, Any]) -> Row | Rejected:
         text = values.get(column)
         if isinstance(text, str) and text.strip():
             try:
-                values[column] = json.loads(text)
-            except json.JSONDecodeError as error:
-                return Rejected(line, f"{column} is not JSON: {error.msg}", "a JSON array")
+                values[column] = parse_json(text, f"{column} is not JSON", "a JSON array")
+            except Unusable as error:
+                return error.at(line)
     return Row(line, values)
 
 

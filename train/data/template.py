@@ -15,7 +15,14 @@ from train.errors import BaseNotTrainable
 
 Tools = Sequence[Mapping[str, Any]]
 _PROBE = " 7f3a"
-_FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+_FAILURES = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
 """What a template raises, itself or by touching what a turn does not have."""
 
 

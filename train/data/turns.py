@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.data.chat import Message, ToolCall
+from train.data.json_text import parse_json
 from train.data.rejected import Unusable
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -80,13 +81,8 @@ def _call(call: object, number: int) -> ToolCall:
     if not isinstance(name, str) or not name:
         raise Unusable(f"turn {number} calls a tool without a name", "{name, arguments}")
     if isinstance(arguments, str) and arguments.strip():
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError as error:
-            raise Unusable(
-                f"turn {number}: the arguments of {_short(name)} are not JSON: {error.msg}",
-                "a JSON object",
-            ) from None
+        fault = f"turn {number}: the arguments of {_short(name)} are not JSON"
+        arguments = parse_json(arguments, fault, "a JSON object")
     if not arguments:
         arguments = {}
     if not isinstance(arguments, Mapping):

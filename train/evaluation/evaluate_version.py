@@ -12,7 +12,7 @@ from train.data.masking import ChatEncoder, encode_chats
 from train.evaluation.comparison import Evaluation, compare
 from train.evaluation.scorer import Scorer, fitting_examples, longest_answer
 from train.evaluation.served import Served, expected_of
-from train.evaluation.subject import Rows, Subject, check_unseen, find_subject
+from train.evaluation.subject import Rows, Subject, find_subject, only_unseen
 from train.hardware import detect
 from train.progress import Reporter
 
@@ -43,8 +43,7 @@ def evaluate_version(request: EvalRequest, reporter: Reporter) -> tuple[Version,
         subject = find_subject(
             version, request.rows, request.registry_settings, reporter, request.base
         )
-        if request.rows.data is not None:
-            check_unseen(subject, reporter)
+        subject, trained_on = only_unseen(subject, reporter, own=request.rows.data is None)
         held_out = subject.held_out
         reporter.note(
             f"evaluating {version.reference} on {len(held_out.chats)} held-out rows of "
@@ -57,7 +56,13 @@ def evaluate_version(request: EvalRequest, reporter: Reporter) -> tuple[Version,
         else:
             evaluation, how = scoring.served(Served(request.url, request.api_key, reporter))
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        measured = {"at": at, "by": how, "rows": held_out.path.name, "sha256": subject.sha256}
+        measured = {
+            "at": at,
+            "by": how,
+            "rows": held_out.path.name,
+            "sha256": subject.sha256,
+            "trained_on": trained_on,
+        }
         found = evaluation.as_dict() | {"measured": measured}
         if request.save:
             version = registry.record(version.reference, evaluation=found)

@@ -1,17 +1,17 @@
 """What is evaluated: a published version, the rows it is asked, the examples of its baseline."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry import Base, LorikeetError, RegistrySettings, UsageError, Version, resolve_base
 from train.data.chat import Chat
-from train.data.parts import Part, count_overlap, read_part, sample
+from train.data.parts import Part, read_data, read_own, read_part, sample, unasked
 from train.errors import DataError, UnknownRun
 from train.evaluation.scores import choose_examples
-from train.progress import Reporter
+from train.progress import Reporter, SilentReporter
 from train.runs.folder import RunFolder
-from train.runs.inputs import digest_of
+from train.runs.inputs import digest_of, same_data
 from train.settings import TrainSettings
 from train.settings_file import settings_of
 
@@ -61,14 +61,16 @@ def find_subject(
     """
     settings = settings_of(version.manifest.training)
     run = run_of(version, registry_settings)
-    source = rows.data or (run.held_out if run and run.held_out.is_file() else None)
-    if source is None:
+    if rows.data is not None:
+        whole = read_part(rows.data, settings)
+    elif run is not None and run.held_out.is_file():
+        whole = read_own(run.held_out)
+    else:
         raise UsageError(
             f"there are no held-out rows of {version.reference} on this machine",
             remedy="name some that it was not trained on: --data held-out.jsonl",
         )
-    whole = read_part(source, settings)
-    held_out = Part(source, sample(whole.chats, rows.most, settings.seed))
+    held_out = replace(whole, chats=sample(whole.chats, rows.most, settings.seed))
     training = _trained_on(run, settings, reporter)
     return Subject(
         version=version,
@@ -81,36 +83,57 @@ def find_subject(
     )
 
 
-def check_unseen(subject: Subject, reporter: Reporter) -> None:
-    """Raise DataError where all rows were trained on; note where some were, or nobody knows."""
+def only_unseen(subject: Subject, reporter: Reporter, *, own: bool) -> tuple[Subject, int | None]:
+    """The subject without the rows that it was trained on, and how many they were.
+
+    None where that is not known here; of its `own` held-out rows it is. Raises DataError where all
+    rows were trained on.
+    """
     reference, held_out = subject.version.reference, subject.held_out
-    overlap = count_overlap(subject.training, held_out.chats)
-    if not subject.training:
-        reporter.note(f"whether {reference} was trained on these rows is not known here")
-    elif overlap == len(held_out.chats):
+    unseen = unasked(held_out.chats, subject.training)
+    known = bool(subject.training) or own
+    remedy = "give --data rows that were not trained on"
+    if not unseen:
         raise DataError(
             f"{reference} was trained on every row of {held_out.path}: it would measure nothing",
-            remedy="give --data rows that were not trained on",
+            remedy=remedy,
         )
-    elif overlap:
-        reporter.note(f"{overlap} of {len(held_out.chats)} held-out rows were trained on")
+    if not known:
+        if subject.version.manifest.data_digest == f"sha256:{subject.sha256}":
+            raise DataError(
+                f"{reference} was trained on {held_out.path}; which of its rows were held out is "
+                "not known here",
+                remedy=remedy,
+            )
+        reporter.note(f"whether {reference} was trained on these rows is not known here")
+        return subject, None
+    if left_out := len(held_out.chats) - len(unseen):
+        count = len(held_out.chats)
+        reporter.note(f"{left_out} of {count} held-out rows were trained on: left out")
+    return replace(subject, held_out=replace(held_out, chats=unseen)), left_out
 
 
 def _trained_on(
     run: RunFolder | None, settings: TrainSettings, reporter: Reporter
 ) -> Sequence[Chat]:
-    """The rows that the run was given but for those it held out; none where they are gone."""
+    """The rows that the run was trained on; none where they are gone or not the same any more."""
     data = Path(run.record.data) if run else None
     if run is None or data is None or not data.exists():
         return ()
     try:
-        chats = read_part(data, settings).chats
-        held = read_part(run.held_out, settings).chats if run.held_out.is_file() else ()
+        if run.record.eval_data is None:
+            training, _ = read_data(data, None, settings, SilentReporter().note)
+        else:
+            training = read_part(data, settings)
+            chosen = sample(training.chats, settings.max_rows, settings.seed)
+            training = replace(training, chats=chosen)
+        if not same_data(run, training):
+            reporter.note(f"the training rows have changed since: {data.name}")
+            return ()
     except LorikeetError as error:
         reporter.note(f"the training rows cannot be read any more: {error.message}")
         return ()
-    apart = {chat.question for chat in held}
-    return [chat for chat in chats if chat.question not in apart]
+    return training.chats
 
 
 def _examples(
@@ -125,22 +148,18 @@ def _examples(
     shots = settings.few_shot_rows if rows.shots is None else rows.shots
     if not shots:
         return ()
-    asked = {chat.question for chat in held_out.chats}
-
-    def unasked(chats: Sequence[Chat]) -> list[Chat]:
-        return [chat for chat in chats if chat.question not in asked]
-
-    chosen: list[Chat] = []
+    chosen: Sequence[Chat] = ()
     if rows.examples is not None:
         named = read_part(rows.examples, settings).chats
-        chosen = choose_examples(unasked(named), shots)
-        if left_out := len(named) - len(unasked(named)):
+        shown = unasked(named, held_out.chats)
+        chosen = choose_examples(shown, shots)
+        if left_out := len(named) - len(shown):
             reporter.note(f"{left_out} rows of {rows.examples.name} are held-out rows: left out")
     else:
         if run is not None and run.few_shot.is_file():
-            chosen = unasked(read_part(run.few_shot, settings).chats)[:shots]
+            chosen = unasked(read_own(run.few_shot).chats, held_out.chats)[:shots]
         if len(chosen) < shots and training:
-            chosen = choose_examples(unasked(training), shots)
+            chosen = choose_examples(unasked(training, held_out.chats), shots)
     if not chosen:
         reporter.note(
             "no few-shot baseline: name training rows to show in its prompt with --examples"

@@ -43,6 +43,12 @@ def digest_of(part: Part) -> str:
     return digest.hexdigest()
 
 
+def same_data(folder: RunFolder, part: Part) -> bool:
+    """Whether `part` is what the run was trained on. Raises RunDamaged."""
+    before = _read(folder.data_file) or {}
+    return (before.get("data") or {}).get("sha256") == digest_of(part)
+
+
 def check_unchanged(folder: RunFolder, data: dict[str, Any], base_digest: str) -> None:
     """Raise RunChanged where a run's data or base are not what they were; RunDamaged unreadable."""
     begun_on = folder.record.base_digest

@@ -140,5 +140,10 @@ def _sizes(rows: Sequence[Encoded]) -> dict[str, int]:
 
 
 def _told(report: DataReport, rows: int) -> str:
-    held = f", {report.held_out_rows} rows held out" if report.held_out_rows else ""
-    return f"{rows} rows to train on, {sum(report.data.lengths):,} tokens in the file{held}"
+    held, seen = report.held_out_rows, len(report.overlap)
+    told = f"{rows} rows to train on, {sum(report.data.lengths):,} tokens in the file"
+    if held:
+        told += f", {held - seen} rows held out"
+    if seen:
+        told += f"; {seen} more rows of the validation file are trained on too: not evaluated"
+    return told

@@ -1,5 +1,6 @@
 """Rows of each shape become chats, or an error that names the line."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ def test_messages_with_parts_weight_and_absent_columns() -> None:
 USER = {"role": "user", "content": "a"}
 CALL = {"name": "f"}
 ANSWER = {"role": "assistant", "content": "b"}
+CALLS = {"role": "assistant"}
+TOOL = {"name": "f"}
+HALF = '{"a": "\\udc00"}'
+MANY = '{"a": ' + "1" * 5000 + "}"
+DEEP = '{"a": ' * 100_000
+NESTED: dict[str, Any] = functools.reduce(lambda inner, _: {"a": inner}, range(2000), {})
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,12 @@ ANSWER = {"role": "assistant", "content": "b"}
             },
             "not the first",
         ),
+        ({"prompt": "a \ud83d", "completion": "b"}, "half a character, \\ud83d"),
+        ({"messages": [USER, CALLS | {"tool_calls": [CALL | {"arguments": HALF}]}]}, "half a char"),
+        ({"messages": [USER, CALLS | {"tool_calls": [CALL | {"arguments": MANY}]}]}, "many digits"),
+        ({"messages": [USER, CALLS | {"tool_calls": [CALL | {"arguments": DEEP}]}]}, "too deeply"),
+        ({"messages": [USER, ANSWER], "tools": [TOOL | {"parameters": NESTED}]}, "too deeply"),
+        ({"conversations": [{"from": "function_call", "value": MANY}]}, "many digits"),
         ({"question": "a", "answer": "b"}, "has question, answer"),
         ({}, "no columns"),
     ],

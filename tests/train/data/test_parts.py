@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from train.data.formats import Chat, Message
-from train.data.parts import Part, count_overlap, few_shot_examples, hold_out, read_data, sample
+from train.data.parts import Part, few_shot_examples, hold_out, read_data, sample, unasked
 from train.settings import TrainSettings
 
 
@@ -28,8 +28,8 @@ def test_the_split_is_fixed_by_the_seed_and_parts_the_rows() -> None:
 def test_one_prompt_is_on_one_side() -> None:
     training, held_out = hold_out(chats(100), 0.3, seed=3)
     assert held_out
-    assert count_overlap(training, held_out) == 0
-    assert count_overlap(held_out, held_out) == len(held_out)
+    assert unasked(held_out, training) == tuple(held_out)
+    assert unasked(held_out, held_out) == ()
 
 
 def test_too_few_rows_hold_none_out() -> None:
@@ -56,25 +56,47 @@ def test_parts_of_the_rows_are_taken_after_the_split(write_rows: Callable[..., P
     training, held_out = read_data(few, None, settings, notes.append)
     assert (len(training.chats), len(held_out.chats)) == (1, 0)
     assert "too few" in notes[0]
-    read_data(path, write_rows(
-        {"prompt": "q1", "completion": "a"}, {"prompt": "new", "completion": "a"}, name="h.jsonl"
-    ), settings, notes.append)  # fmt: skip
-    assert notes[1] == "1 of 2 held-out rows are trained on too"
+
+
+def test_what_is_trained_on_is_not_held_out(write_rows: Callable[..., Path]) -> None:
+    path = write_rows(*({"prompt": f"q{n}", "completion": "a"} for n in range(20)))
+    asked = [*(f"q{n}" for n in range(20)), "new"]
+    held = write_rows(*({"prompt": q, "completion": "b"} for q in asked), name="h.jsonl")
+    notes: list[str] = []
+    _, held_out = read_data(path, held, TrainSettings(), notes.append)
+    assert [chat.prompt[0].content for chat in held_out.chats] == ["new"]
+    assert notes == ["20 of 21 held-out rows are trained on too: left out of the evaluation"]
+    settings = TrainSettings(max_rows=4)
+    training, held_out = read_data(path, held, settings, notes.append)
+    assert (len(training.chats), len(held_out.chats)) == (4, 17)
+    shown = few_shot_examples(
+        settings.model_copy(update={"few_shot_data": held, "few_shot_rows": 9}),
+        training,
+        held_out,
+        notes.append,
+    )
+    assert {chat.question for chat in shown} == {chat.question for chat in training.chats}
+    assert notes[2:] == ["17 rows of h.jsonl are held-out rows: left out of the few-shot prompt"]
 
 
 def test_examples_come_from_their_file_or_from_the_training_rows(
     write_rows: Callable[..., Path],
 ) -> None:
     training = Part(Path("rows.jsonl"), tuple(chats(8)))
-    drawn = few_shot_examples(TrainSettings(few_shot_rows=3), training)
+    none = Part(Path("held-out.jsonl"), ())
+
+    def examples(settings: TrainSettings) -> tuple[Chat, ...]:
+        return few_shot_examples(settings, training, none, lambda _: None)
+
+    drawn = examples(TrainSettings(few_shot_rows=3))
     assert [chat.answer for chat in drawn] == ["a", "b", "a"]
     file = write_rows(*({"prompt": f"q{n}", "completion": "a"} for n in range(4)))
     settings = TrainSettings(few_shot_data=file, few_shot_rows=2)
-    assert [chat.prompt[0].content for chat in few_shot_examples(settings, training)] == [
+    assert [chat.prompt[0].content for chat in examples(settings)] == [
         "q0",
         "q1",
     ]
-    assert few_shot_examples(TrainSettings(baselines=False), training) == ()
+    assert examples(TrainSettings(baselines=False)) == ()
 
 
 def test_plain_texts_are_told_apart_by_what_they_say(write_rows: Callable[..., Path]) -> None:

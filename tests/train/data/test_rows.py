@@ -51,6 +51,7 @@ def test_messages_in_a_cell_are_json(tmp_path: Path) -> None:
         (b"null\n", 1, "null"),
         (b'{"a": 1}\n{"a": "\xe9"}\n', 2, "byte 8 is not UTF-8"),
         (b"[" * 100_000, 1, "nested too deeply"),
+        (b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}\n", 2, "a number of too many digits"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: bytes, line: int, message: str) -> None:

@@ -21,7 +21,7 @@ from registry import (
 from train.errors import DataError
 from train.evaluation.cli import evaluate
 from train.evaluation.evaluate_version import EvalRequest, evaluate_version
-from train.evaluation.subject import Rows, Subject, check_unseen, find_subject
+from train.evaluation.subject import Rows, Subject, find_subject, only_unseen
 from train.progress import SilentReporter
 from train.run import TrainRequest, run
 from train.settings import TrainSettings
@@ -144,14 +144,24 @@ def test_as_json_and_recorded_on_the_version(
         assert registry.get("colours").manifest.evaluation == evaluation
 
 
+def test_plain_text_is_evaluated_on_the_rows_of_its_run(
+    places: RegistrySettings, tiny_base: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "text.jsonl"
+    data.write_text("".join(json.dumps({"text": f"Thing {n} is blue."}) + "\n" for n in range(12)))
+    settings = QUICK.model_copy(update={"data_format": "text", "baselines": False, "max_steps": 1})
+    run(TrainRequest(data, "texts", tiny_base, settings, registry_settings=places))
+    found, _ = evaluated("texts", Rows(shots=2))
+    assert (found["adapter"]["rows"], found["few_shot_examples"]) == (3, 2)
+    assert found["measured"]["trained_on"] == 0
+
+
 def found_subject(places: RegistrySettings, rows: Rows) -> tuple[Subject, list[str]]:
     """What an evaluation would ask; no model is loaded."""
     notes = Notes()
     with Registry.open(places) as registry:
         subject = find_subject(registry.get("colours"), rows, places, notes)
-    if rows.data is not None:
-        check_unseen(subject, notes)
-    return subject, notes.notes
+    return only_unseen(subject, notes, own=rows.data is None)[0], notes.notes
 
 
 def test_rows_that_were_trained_on_measure_nothing(
@@ -163,11 +173,17 @@ def test_rows_that_were_trained_on_measure_nothing(
     assert len(trained) == len(subject.training) == 12
     with pytest.raises(DataError, match="trained on every row"):
         evaluated("colours", Rows(write_rows(*trained)))
-    _, notes = found_subject(places, Rows(write_rows(trained[0], *OTHERS[:3])))
-    assert notes == ["1 of 4 held-out rows were trained on"]
+    mixed, notes = found_subject(places, Rows(write_rows(trained[0], *OTHERS[:3])))
+    assert notes == ["1 of 4 held-out rows were trained on: left out"]
+    assert len(mixed.held_out.chats) == 3
     (made / "rows.jsonl").rename(made / "gone.jsonl")
     try:
         _, notes = found_subject(places, Rows(write_rows(*trained)))
+        with pytest.raises(DataError, match=r"was trained on .*; which"):
+            found_subject(places, Rows(made / "gone.jsonl"))
+        (made / "rows.jsonl").write_text(json.dumps(OTHERS[0]) + "\n" + json.dumps(OTHERS[1]))
+        _, changed = found_subject(places, Rows())
+        assert changed == ["the training rows have changed since: rows.jsonl"]
     finally:
         (made / "gone.jsonl").rename(made / "rows.jsonl")
     assert notes[-1] == "whether colours@1 was trained on these rows is not known here"

@@ -121,6 +121,17 @@ def test_good_files_put_the_job_into_the_queue_with_numbers_for_auto(only_checks
     assert 1 <= rows["trained"] < rows["longest"]
 
 
+def test_held_out_rows_that_are_trained_on_are_told(only_checks: World) -> None:
+    job = only_checks.job(ROWS[:5], held_out=[*ROWS[:2], said("Something new?")])
+    only_checks.work(Here())
+    assert any(
+        text.endswith(
+            "1 rows held out; 2 more rows of the validation file are trained on too: not evaluated"
+        )
+        for text in only_checks.messages(job)
+    )
+
+
 def test_another_base_in_the_same_place_and_a_damaged_file_are_told(only_checks: World) -> None:
     changed = replace(only_checks, base=replace(only_checks.base, digest=f"sha256:{'0' * 64}"))
     error = error_of(changed)
