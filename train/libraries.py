@@ -12,28 +12,33 @@ from train.errors import OutOfMemory, TrainingFailed
 _FULL_WORDS = ("no space left", "os error 28", "os error 27", "os error 122", "file write failed")
 
 
+_SMALLER_STEPS = "lower batch_size (and raise gradient_accumulation), or max_length"
+SMALLER_BATCHES = "lower eval_batch_size, or leave out the longest rows"
+"""The remedy where rows are only read."""
+
+
 @contextmanager
-def library_errors(doing: str) -> Iterator[None]:
-    """Let LorikeetError and interrupts through; map whatever else is raised while `doing`."""
+def library_errors(doing: str, memory: str = _SMALLER_STEPS) -> Iterator[None]:
+    """Let LorikeetError and interrupts through; map whatever else is raised while `doing`.
+
+    `memory` is the remedy where none was left.
+    """
     try:
         yield
     except LorikeetError:
         raise
     except Exception as error:
-        raise _mapped(doing, error) from error
+        raise _mapped(doing, error, memory) from error
 
 
-def _mapped(doing: str, error: Exception) -> LorikeetError:
+def _mapped(doing: str, error: Exception, memory: str) -> LorikeetError:
     text = " ".join(str(error).split()) or type(error).__name__
     if len(text) > 300:
         text = text[:297] + "…"
     # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a bare RuntimeError.
     is_memory = isinstance(error, MemoryError) or "out of memory" in text.lower()
     if is_memory or "can't allocate memory" in text:
-        return OutOfMemory(
-            f"no memory left while {doing}",
-            remedy="lower batch_size (and raise gradient_accumulation), or max_length",
-        )
+        return OutOfMemory(f"no memory left while {doing}", remedy=memory)
     if is_disk_full(error):
         return DiskFull(f"no disk space left while {doing}", needed=0, remedy="free some space")
     return TrainingFailed(

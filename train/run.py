@@ -5,7 +5,7 @@ settings → rows → held-out rows → base → train → evaluate → publish
 Each run has a folder (`train.runs.folder`) and can be resumed from it.
 """
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from registry import (
     Version,
     check_name,
 )
+from registry.disk import translated
 from train import trainer
 from train.base_model import load_base
 from train.errors import Interrupted, NothingToResume, RunDamaged
@@ -139,7 +140,7 @@ def _run(
     processes = launched()
     check_trackers(request.settings)
     held_as = request.job or request.name
-    with ExitStack() as stack:
+    with ExitStack() as stack, _writing(request):
         try:
             folder = None
             if processes.is_first:
@@ -167,8 +168,13 @@ def _run(
                 folder.id, request.settings, inputs.hardware, len(inputs.rows), trained
             )
             return TrainResult(request.name, inputs.base.id, folder.path, None, record, None)
-        with recorded(folder, reporter):
+        with recorded(folder, reporter), _writing(request):
             return _finish(request, folder, inputs, processes, reporter, asked_to_stop)
+
+
+def _writing(request: TrainRequest) -> AbstractContextManager[None]:
+    """What the operating system refuses is a DiskFull or RegistryUnavailable."""
+    return translated(request.registry_settings, "the run cannot be written")
 
 
 def _folder(

@@ -3,14 +3,15 @@
     claim = registry.queue.claim_training("worker-1", lease_seconds=30)
 
 A claim is taken in one writing transaction, so that no job is given out twice. It is fair over
-tenants: the one with the fewest trainings under way comes next, then the one that has waited for
-its turn the longest, however many jobs each has queued. Among its own, priority decides, then age.
+tenants, for checks of files and for trainings: the one with the fewest of them under way comes
+next, then the one that has waited for its turn the longest, however many jobs each has queued.
+Among its own, priority decides, then age.
 """
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.database import Database
@@ -30,9 +31,11 @@ class Queue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim_validation(self, worker: str, *, lease_seconds: float) -> Claim | None:
-        """A job whose files are to be checked; None where there is none."""
-        return self._claim(worker, lease_seconds, "validating_files")
+    def claim_validation(
+        self, worker: str, *, lease_seconds: float, skip: Collection[str] = ()
+    ) -> Claim | None:
+        """A job whose files are to be checked, none of `skip`; None where there is none."""
+        return self._claim(worker, lease_seconds, "validating_files", skip=skip)
 
     def claim_training(
         self,
@@ -67,6 +70,18 @@ class Queue:
             row = session.get(WorkerRow, worker)
             if row is not None:
                 session.delete(row)
+
+    def forget_dead(self) -> None:
+        """Cancelled jobs whose worker ended without letting them go have none any more."""
+        with self._database.writing() as session:
+            session.execute(
+                update(JobRow)
+                .where(
+                    JobRow.status == "cancelled",
+                    JobRow.lease_until <= self._database.now(session),
+                )
+                .values(worker=None, lease_until=None)
+            )
 
     def workers(self) -> list[Worker]:
         """The workers that gave a sign of life in the last minute, by name."""
@@ -136,17 +151,16 @@ def _next(
     skip: Collection[str],
 ) -> JobRow | None:
     """The job whose turn it is."""
+    under_way, turn = "running", JobRow.served_at
+    if status == "validating_files":  # without a check that ended well, the job's end was its end
+        under_way, turn = status, func.coalesce(JobRow.validated_at, JobRow.finished_at)
     at_work = (
         select(JobRow.tenant, func.count().label("jobs"))
-        .where(JobRow.status == "running", JobRow.lease_until > now)
+        .where(JobRow.status == under_way, JobRow.lease_until > now)
         .group_by(JobRow.tenant)
         .subquery()
     )
-    served = (
-        select(JobRow.tenant, func.max(JobRow.served_at).label("at"))
-        .group_by(JobRow.tenant)
-        .subquery()
-    )
+    served = select(JobRow.tenant, func.max(turn).label("at")).group_by(JobRow.tenant).subquery()
     jobs = func.coalesce(at_work.c.jobs, 0)
     wanted = (
         select(JobRow)

@@ -1,6 +1,8 @@
 """Whole runs on the tiny base: what is published, and that failures publish nothing."""
 
+import errno
 import json
+import os
 import resource
 import shutil
 import tempfile
@@ -11,7 +13,15 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from registry import BadReference, DiskFull, Registry, RegistrySettings, UnknownBase, UsageError
+from registry import (
+    BadReference,
+    DiskFull,
+    Registry,
+    RegistrySettings,
+    RegistryUnavailable,
+    UnknownBase,
+    UsageError,
+)
 from train import answer_trainer
 from train.data.parts import read_part
 from train.errors import (
@@ -283,6 +293,33 @@ class FullDisk(Listener):
         if step.number == 3:
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, hard))
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "expected"),
+    [
+        (errno.ENOSPC, "write_rows", DiskFull),
+        (errno.EDQUOT, "_save", DiskFull),
+        (errno.EACCES, "_keep", RegistryUnavailable),
+    ],
+)
+def test_what_the_system_refuses_to_write_is_an_error_of_ours(
+    home: Path,
+    tiny_base: Path,
+    write_rows: WriteRows,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    what: str,
+    expected: type[Exception],
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(f"train.run.{what}", refuse)
+    settings = QUICK.model_copy(update={"max_steps": 1, "baselines": False})
+    with pytest.raises(expected):
+        run(TrainRequest(write_rows(*ROWS), "a", tiny_base, settings))
+    assert list_runs(RegistrySettings())[0].record.status != "succeeded"
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_last_good_one(

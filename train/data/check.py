@@ -195,7 +195,7 @@ class _Checker:
                 rejected.append(item)
                 continue
             chats.append(item)
-            row = try_encode(self.encoder, item, None)
+            row = try_encode(self.encoder, item, self.settings.max_length, measure=True)
             if isinstance(row, Rejected):
                 rejected.append(row)
             else:

@@ -8,6 +8,7 @@ writes after the stop token is not, because the server never gets there.
 Each trained turn is held against what the server makes of the chat afterwards (`train.data.drift`).
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,8 @@ class ChatEncoder:
         self.stop_ids: tuple[int, ...] = tuple(
             dict.fromkeys([*([] if eos is None else [int(eos)]), *stop_ids])
         )
+        written = tokenizer.convert_ids_to_tokens(list(self.stop_ids))
+        self._stop = re.compile("|".join(re.escape(text) for text in written if text) or "(?!)")
 
     def prompt_ids(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
         """The token ids that the server makes of `messages` before the assistant answers."""
@@ -118,12 +121,16 @@ class ChatEncoder:
         """The sequences to train for `chat`, as `encode_chat` makes them."""
         return list(self.encode_chat(chat).sequences)
 
-    def encode_chat(self, chat: Chat, max_length: int | None = None) -> EncodedChat:
+    def encode_chat(
+        self, chat: Chat, max_length: int | None = None, *, measure: bool = False
+    ) -> EncodedChat:
         """The sequences to train for `chat`: one, where the template lets turns follow each other.
 
         A template that rewrites earlier turns (it drops their reasoning, say) gives one sequence
         for each trained turn, each with the prompt that the server would have made for it. Raises
-        Unusable where the template does not take the chat, or it has over `max_length` tokens.
+        Unusable where the template does not take the chat, or it has over `max_length` tokens. With
+        `measure` such a chat is given for its length, with its last turn's labels alone: those of
+        all turns take time that grows with the square of their number.
         """
         self._template.check_shown(chat)
         *earlier, last = [
@@ -134,7 +141,9 @@ class ChatEncoder:
         final = self._turn(chat, last, {})
         ids = final.prompt + final.answer
         if max_length is not None and len(ids) > max_length:
-            raise _too_long(len(ids), max_length)
+            if not measure:
+                raise _too_long(len(ids), max_length)
+            earlier = []
         prompts: dict[int, str] = {}
         turns = [self._turn(chat, index, prompts) for index in earlier]
         labels = [IGNORED] * len(final.prompt) + final.answer
@@ -145,7 +154,7 @@ class ChatEncoder:
             if ids[:end] == own:
                 labels[start:end] = turn.answer
                 continue
-            if max_length is not None and end > max_length:
+            if max_length is not None and end > max_length and not measure:
                 raise _too_long(end, max_length)
             separate.append(Encoded(tuple(own), tuple([IGNORED] * start + turn.answer)))
         turns.append(final)
@@ -180,7 +189,8 @@ class ChatEncoder:
         # Where tokens merge over the boundary, or the generation prompt is no part of the whole,
         # the prompt stays as the server makes it, and the rest is the answer.
         follows = ids[: len(prompt)] == prompt
-        answer = _until_stop(ids[len(prompt) :] if follows else self._alone(rest), self.stop_ids)
+        own_stops = self._stops_in(message)
+        answer = self._until_stop(ids[len(prompt) :] if follows else self._alone(rest), own_stops)
         stop_added = answer is None
         if answer is None:  # nor is what the template writes after it a part of the answer
             content = message.content.strip()
@@ -190,7 +200,9 @@ class ChatEncoder:
             follows = own[: len(prompt)] == prompt
             answer = own[len(prompt) :] if follows else self._alone(said)
         trained = prompt + answer
-        following, changed = self._following(chat, index, whole, prompts)
+        stops = list(self._stop.finditer(rest))
+        end = stops[own_stops].end() if len(stops) > own_stops else len(rest.rstrip())
+        following, changed = self._following(chat, index, whole[:shared] + rest[:end], prompts)
 
         def differs(served: Sequence[int], where: str) -> Drift | None:
             return first_difference(
@@ -204,9 +216,9 @@ class ChatEncoder:
         return _Turn(prompt, answer + stop, stop_added, changed, drift)
 
     def _following(
-        self, chat: Chat, index: int, whole: str, prompts: dict[int, str]
+        self, chat: Chat, index: int, said: str, prompts: dict[int, str]
     ) -> tuple[list[int] | None, bool]:
-        """The ids of the prompt after turn `index`, and whether it shows that turn otherwise.
+        """The ids of the prompt after turn `index`, and whether it does not begin with `said`.
 
         It is the chat's own next prompt, or after its last turn one with another question; None
         where the template takes none.
@@ -221,9 +233,25 @@ class ChatEncoder:
         if answers:
             prompts.clear()
             prompts[answers[0]] = text
-        if not text.startswith(whole.rstrip()):
+        if not text.startswith(said):
             return None, True
         return self._tokens.ids(text), False
+
+    def _stops_in(self, message: Message) -> int:
+        """How many stop tokens the assistant's own words make."""
+        calls = (call.name + call.arguments for call in message.tool_calls)
+        said = "".join((message.content, *calls))
+        if not self._stop.search(said):
+            return 0
+        return sum(token in self.stop_ids for token in self._alone(said))
+
+    def _until_stop(self, answer: list[int], own_stops: int) -> list[int] | None:
+        """The answer up to the first stop token after its own, with it; None where it has none.
+
+        What the template writes after that (Phi-3's: another stop token) is no part of it.
+        """
+        stops = [index for index, token in enumerate(answer) if token in self.stop_ids]
+        return answer[: stops[own_stops] + 1] if len(stops) > own_stops else None
 
     def _alone(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -236,14 +264,6 @@ def _and_then(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         results = (Message("tool", "{}", tool_call_id=call.id, name=call.name) for call in calls)
         return (*messages, *results)
     return (*messages, Message("user", "And then?"))
-
-
-def _until_stop(answer: list[int], stop_ids: Collection[int]) -> list[int] | None:
-    """The answer up to its last stop token, with it; None where it has none."""
-    for index in reversed(range(len(answer))):
-        if answer[index] in stop_ids:
-            return answer[: index + 1]
-    return None
 
 
 def _too_long(length: int, max_length: int) -> Unusable:
@@ -290,9 +310,11 @@ def encode_chats(
     return encoded
 
 
-def try_encode(encoder: ChatEncoder, chat: Chat, max_length: int | None) -> EncodedChat | Rejected:
-    """The chat with its sequences, or why it has none."""
+def try_encode(
+    encoder: ChatEncoder, chat: Chat, max_length: int | None, *, measure: bool = False
+) -> EncodedChat | Rejected:
+    """The chat with its sequences, as `encode_chat` makes them, or why it has none."""
     try:
-        return encoder.encode_chat(chat, max_length)
+        return encoder.encode_chat(chat, max_length, measure=measure)
     except Unusable as error:
         return error.at(chat.line)

@@ -9,6 +9,7 @@ from train.data.masking import IGNORED, ChatEncoder, EncodedChat
 from train.evaluation.comparison import Evaluation, compare
 from train.evaluation.generation import greedy_answers, row_losses
 from train.evaluation.scores import Answers, RowLoss, with_examples
+from train.libraries import SMALLER_BATCHES, library_errors
 from train.progress import Reporter
 from train.settings import TrainSettings
 
@@ -35,7 +36,14 @@ class Scorer:
         self._max_new_tokens = longest_answer(tokenizer, self._expected, settings)
 
     def run(self, examples: Sequence[Chat]) -> Evaluation:
-        """All scores; `examples` are for the few-shot prompt, and there may be none."""
+        """All scores; `examples` are for the few-shot prompt, and there may be none.
+
+        Raises TrainingFailed or OutOfMemory.
+        """
+        with library_errors("evaluating", SMALLER_BATCHES):
+            return self._run(examples)
+
+    def _run(self, examples: Sequence[Chat]) -> Evaluation:
         adapter = self._answers("the adapter", measure_loss=True)
         base = few_shot = None
         fitting = fitting_examples(

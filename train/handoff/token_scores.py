@@ -6,6 +6,7 @@ from typing import Any
 
 from train.batches import OnRows, answer_batches
 from train.data.masking import IGNORED, Encoded
+from train.libraries import SMALLER_BATCHES, library_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,17 @@ def token_scores(
     batch_size: int,
     on_rows: OnRows | None = None,
 ) -> list[TokenScores]:
-    """The scores of each row's trained tokens, in the order of `rows`."""
+    """The scores of each row's trained tokens, in the order of `rows`.
+
+    Raises TrainingFailed or OutOfMemory.
+    """
+    with library_errors("scoring tokens", SMALLER_BATCHES):
+        return _scores(model, rows, pad_id, batch_size, on_rows)
+
+
+def _scores(
+    model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int, on_rows: OnRows | None
+) -> list[TokenScores]:
     import torch
 
     scores = [TokenScores((), ())] * len(rows)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.worker.lifeline import die_with
+from train.worker.lifeline import die_first, die_with
 from train.worker.order import JobFolder, Order, Outcome
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Do what the order says, and write what became of it."""
     die_with(int(sys.argv[2]))
+    die_first()
     from registry import RegistrySettings
     from registry.disk import is_full
     from train.hardware import yield_idle_cores

@@ -1,8 +1,10 @@
-"""A child that dies with its parent, however the parent dies."""
+"""A child that dies with its parent, however the parent dies, and before others for memory."""
 
 import ctypes
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,3 +20,9 @@ def die_with(parent: int) -> None:
         return
     if os.getppid() != parent:  # it died before the kernel knew of us
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_first() -> None:
+    """Where the machine's memory runs out, be killed rather than a server (Linux only)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

@@ -55,6 +55,8 @@ class WorkerSettings(BaseSettings):
     """Before a job that found no memory or disk space is tried again."""
     most_attempts: int = Field(default=3, ge=1)
     """How often a job may find the disk full; then it has failed."""
+    validate_seconds: float = Field(default=1800, gt=0)
+    """How long the check of a job's files may take; then it has failed."""
     certify_seconds: float = Field(default=1800, gt=0)
     """How long a certificate may take."""
 

@@ -30,11 +30,12 @@ def clear_away(registry: Registry, job_id: str) -> None:
 
 
 def sweep(registry: Registry) -> None:
-    """Clear away after jobs that were cancelled while no worker had them, and orphaned files.
+    """Clear away after cancelled jobs that no living worker has, and orphaned files.
 
     Raises RegistryUnavailable or DiskFull.
     """
     settings = registry.settings
+    registry.queue.forget_dead()
     for folder in (settings.home / "jobs").glob("*"):
         try:
             job = registry.jobs.get(None, folder.name)

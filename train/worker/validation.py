@@ -1,6 +1,10 @@
 """The first piece of work on a job: are its files what can be trained on?"""
 
+import time
+
+from train.worker.failures import INVALID_FILE
 from train.worker.lease import Lease
+from train.worker.order import Order, Outcome
 from train.worker.piece import Piece
 from train.worker.recipe import settings_for
 
@@ -14,7 +18,7 @@ class Validation(Piece):
         """validating_files → queued, or failed."""
         settings = settings_for(self.job)
         order = lease.patiently(lambda: self.place.order("validate", self.job, settings))
-        outcome = self.place.child(lease, order, _NO_GPU, self.may_go_on)
+        outcome = self._checked(lease, order)
         if outcome.status == "stopped":
             self.give_back("The check of the files was stopped; it begins anew")
         elif outcome.status == "failed":
@@ -23,3 +27,22 @@ class Validation(Piece):
             self.place.folder(self.job).remember_rows(outcome.values["rows"])
             lease.patiently(lambda: self.claim.note(outcome.message, key="rows"))
             lease.patiently(lambda: self.claim.validated(outcome.values["hyperparameters"]))
+
+    def _checked(self, lease: Lease, order: Order) -> Outcome:
+        """What the child finds in the time that one job's files may take from the others'."""
+        seconds = self.place.settings.validate_seconds
+        until = time.monotonic() + seconds
+
+        def on_beat() -> None:
+            self.may_go_on()
+            if time.monotonic() > until:
+                raise TimeoutError
+
+        try:
+            return self.place.child(lease, order, _NO_GPU, on_beat)
+        except TimeoutError:
+            text = (
+                f"The check of the files took longer than {seconds:g} seconds: give fewer or "
+                "shorter rows."
+            )
+            return Outcome("failed", INVALID_FILE["training_file"], text, "training_file")

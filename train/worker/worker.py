@@ -134,7 +134,9 @@ class Worker:
 
     def _validate(self) -> bool:
         claim = self._registry.queue.claim_validation(
-            self._settings.name, lease_seconds=self._settings.lease_seconds
+            self._settings.name,
+            lease_seconds=self._settings.lease_seconds,
+            skip=self._place.later.ids(),
         )
         if claim is None:
             return False

@@ -203,6 +203,35 @@ def test_tenants_take_turns_however_much_each_has_queued(
     assert order[6:] == ["acme"] * 4
 
 
+def test_tenants_take_turns_with_the_checks_of_their_files(
+    registry: Registry, make_job: MakeJob
+) -> None:
+    for tenant, count in (("acme", 5), ("globex", 2), ("initech", 1)):
+        for _ in range(count):
+            make_job(tenant)
+
+    def claim() -> Claim:
+        found = registry.queue.claim_validation("w", lease_seconds=LEASE)
+        assert found is not None
+        return found
+
+    held = claim()
+    order = [held.job.tenant]
+    for at in range(6):  # whoever is being checked comes after the others; both ends of a check
+        one = claim()
+        order.append(one.job.tenant)
+        if at % 2:
+            one.fail("bad", "bad")
+        else:
+            one.validated(NUMBERS)
+    assert order == ["acme", "globex", "initech", "globex", "acme", "acme", "acme"]
+    held.validated(NUMBERS)
+    last = claim()
+    assert last.job.tenant == "acme"
+    skipped = registry.queue.claim_validation("w", lease_seconds=LEASE, skip={last.job.id})
+    assert skipped is None
+
+
 def test_who_has_the_fewest_at_work_comes_first(registry: Registry, make_job: MakeJob) -> None:
     for tenant in ("acme", "acme", "acme", "globex"):
         make_job(tenant)

@@ -229,7 +229,10 @@ def test_turns_of_many_lengths_cost_no_more_than_the_row(tokenizer_with: MakeTok
     short = chat("a", "b")
     (kept,) = encode_chats(encoder, [one, many, short], path, max_length=1024, drop_long=True)
     assert kept.chat is short
-    assert time.perf_counter() - start < 5
+    measured = encoder.encode_chat(chat(*("word " for _ in range(4000))), 1024, measure=True)
+    assert measured.longest > 4000
+    assert 0 < measured.trained_tokens < 10
+    assert time.perf_counter() - start < 10  # 3 s; with each turn rendered, it takes minutes
 
 
 @pytest.mark.parametrize("role", ["system", "tool"])
@@ -347,6 +350,20 @@ def test_an_answer_that_later_turns_show_otherwise_is_noted(tokenizer_with: Make
     assert not encoder.encode_chat(chat("a", "one")).rewritten
 
 
+def test_an_answer_ends_at_the_first_stop_token_after_its_words(
+    tokenizer_with: MakeTokenizer,
+) -> None:
+    tokenizer = tokenizer_with("phi3")
+    encoder = ChatEncoder(tokenizer, "base", [tokenizer.convert_tokens_to_ids("<|endoftext|>")])
+    row = encoder.encode_chat(chat("a", "one", "b", "two"))
+    assert (row.stop_added, row.rewritten, row.drift) == (False, False, None)
+    (sequence,) = row.sequences
+    assert trained_parts(tokenizer, sequence) == ["one<|im_end|>", "two<|im_end|>"]
+    (sequence,) = encoder.encode(chat("a", "<|im_end|> ends <|endoftext|> it"))
+    said = "".join(trained_parts(tokenizer, sequence))
+    assert said == "<|im_end|> ends <|endoftext|> it<|im_end|>"
+
+
 def test_a_stop_token_is_added_and_nothing_that_follows_is_trained(
     tokenizer_with: MakeTokenizer,
 ) -> None:
@@ -357,3 +374,6 @@ def test_a_stop_token_is_added_and_nothing_that_follows_is_trained(
         [" one<|im_end|>"],
         [" two<|im_end|>"],
     ]
+    row = ChatEncoder(tokenizer, "base").encode_chat(chat("a", "one <|im_end|> two"))
+    assert row.stop_added
+    assert trained_parts(tokenizer, row.sequences[0]) == [" one <|im_end|> two<|im_end|>"]

@@ -9,6 +9,7 @@ from registry import RegistrySettings, resolve_base
 from train.base_model import load_tokenizer, stop_ids
 from train.data.chat import Chat, Message, ToolCall
 from train.data.masking import IGNORED, ChatEncoder, Encoded, EncodedChat
+from train.errors import OutOfMemory
 from train.evaluation.scorer import Scorer, fitting_examples, longest_answer
 from train.progress import SilentReporter
 from train.settings import TrainSettings
@@ -43,6 +44,20 @@ def test_of_a_turn_that_calls_tools_the_text_that_makes_the_call_is_expected(
     rows = [calls, EncodedChat(text, tuple(encoder.encode(text)))]
     scorer = Scorer(None, tokenizer, encoder, rows, TrainSettings(), SilentReporter())
     assert scorer._expected == [said, "No."]
+
+
+def test_no_memory_is_told_with_what_to_lower(
+    tokenizer: Any, encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("train.evaluation.scorer.greedy_answers", full)
+    row = encoder.encode_chat(chat("Rain?", "No."))
+    scorer = Scorer(None, tokenizer, encoder, [row], TrainSettings(), SilentReporter())
+    with pytest.raises(OutOfMemory, match="while evaluating") as caught:
+        scorer.run(())
+    assert "eval_batch_size" in str(caught.value.remedy)
 
 
 def test_an_answer_may_be_a_little_longer_than_the_longest_expected(tokenizer: Any) -> None:

@@ -1,12 +1,14 @@
 """The check of a job's files: what is wrong is told by line, never with a path of the server."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
-from child_processes import Here, Scripted
+from child_processes import Endless, Here, Scripted
 from worker_world import ROWS, World
 
 from registry.finetuning.objects import Job
@@ -144,6 +146,24 @@ def test_another_base_in_the_same_place_and_a_damaged_file_are_told(only_checks:
     error = checked(only_checks, job)
     assert error["code"] == "internal_error"
     assert "rows.jsonl is damaged" in error["message"]
+
+
+def test_files_that_take_too_long_are_the_jobs_fault(only_checks: World) -> None:
+    job = only_checks.job()
+    child = Endless()
+    only_checks.work(child, validate_seconds=0.2)
+    error = only_checks.now(job).error
+    assert error is not None
+    assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
+    assert "took longer than 0.2 seconds" in error["message"]
+    assert child.signals == ["stop"]
+
+
+def test_a_child_is_the_first_to_go_where_memory_runs_out() -> None:
+    code = "from train.worker.lifeline import die_first; die_first()"
+    told = f"{code}; print(open('/proc/self/oom_score_adj').read())"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1000"
 
 
 def test_an_error_of_the_servers_own_is_told_without_its_words(only_checks: World) -> None:

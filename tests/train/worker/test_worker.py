@@ -1,6 +1,7 @@
 """The worker among others: who gets what, and what becomes of jobs when something goes wrong."""
 
 import errno
+import time
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -93,14 +94,24 @@ def test_a_cancelled_job_ends_at_once_and_leaves_nothing_on_the_disk(world: Worl
 def test_a_job_cancelled_while_nobody_has_it_is_cleared_away_by_the_next_worker(
     world: World, pretender: Pretender
 ) -> None:
-    job, other = world.queued(), world.queued()
-    for one in (job, other):
+    job, other, left, late = (world.queued() for _ in range(4))
+    for one in (job, other, left, late):
         (world.registry.settings.home / "jobs" / one.id).mkdir(parents=True)
         (world.registry.settings.runs / one.id / "checkpoints").mkdir(parents=True)
     world.registry.jobs.cancel("acme", job.id)
+    for one, skip in ((left, (other, late)), (late, (other, left))):  # their worker dies
+        ids = [waiting.id for waiting in skip]
+        claim = world.registry.queue.claim_training("dead", lease_seconds=0.01, skip=ids)
+        assert claim is not None
+        assert claim.job.id == one.id
+        world.registry.jobs.cancel("acme", one.id)
+    time.sleep(0.05)
     world.work(pretender, train_window="00:00-00:01", clock=lambda: DAY)
     assert not (world.registry.settings.runs / job.id).exists()
     assert (world.registry.settings.runs / other.id).exists()
+    for one in (left, late):
+        assert not (world.registry.settings.runs / one.id).exists()
+        assert world.now(one).worker is None
 
 
 def test_a_job_that_cannot_be_begun_waits_and_the_worker_ends(world: World) -> None:
