@@ -151,16 +151,16 @@ def _next(
     skip: Collection[str],
 ) -> JobRow | None:
     """The job whose turn it is."""
-    under_way, turn = "running", JobRow.served_at
-    if status == "validating_files":  # without a check that ended well, the job's end was its end
-        under_way, turn = status, func.coalesce(JobRow.validated_at, JobRow.finished_at)
+    under_way, turn = "running", func.max(JobRow.served_at)
+    if status == "validating_files":  # a check that did not end well was the job's end
+        under_way, turn = status, func.max(func.coalesce(JobRow.validated_at, JobRow.finished_at))
     at_work = (
         select(JobRow.tenant, func.count().label("jobs"))
         .where(JobRow.status == under_way, JobRow.lease_until > now)
         .group_by(JobRow.tenant)
         .subquery()
     )
-    served = select(JobRow.tenant, func.max(turn).label("at")).group_by(JobRow.tenant).subquery()
+    served = select(JobRow.tenant, turn.label("at")).group_by(JobRow.tenant).subquery()
     jobs = func.coalesce(at_work.c.jobs, 0)
     wanted = (
         select(JobRow)
