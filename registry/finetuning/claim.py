@@ -33,6 +33,15 @@ class Claim:
         self.job = job
         self.attempt = attempt
 
+    def begins(self) -> None:
+        """The training begins, or goes on: it was its tenant's turn."""
+        with self._held() as (session, row):
+            first = row.started_at is None
+            row.served_at = self._database.now(session)
+            row.started_at = row.started_at or row.served_at
+            text = "Fine-tuning job started" if first else "Fine-tuning job goes on"
+            tell(self._database, session, row.id, text)
+
     def renew(
         self,
         lease_seconds: float,

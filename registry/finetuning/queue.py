@@ -48,7 +48,8 @@ class Queue:
         """A job to train, `running` from now on; None where there is none.
 
         One that a dead worker has left comes first. A tenant has at most `most_per_tenant`
-        trainings under way; `skip` are jobs that are not wanted now.
+        trainings under way; `skip` are jobs that are not wanted now. It was the tenant's turn from
+        when the claim `begins`.
         """
         return self._claim(worker, lease_seconds, "queued", most_per_tenant, skip)
 
@@ -114,16 +115,9 @@ class Queue:
             row.attempt += 1
             if status == "queued":
                 row.status = "running"
-                first = row.started_at is None
-                row.started_at = row.started_at or now
-                row.served_at = now
-                if first:
-                    tell(self._database, session, row.id, "Fine-tuning job started")
-                elif left:
-                    text = "The worker is gone; another one goes on with the job"
-                    tell(self._database, session, row.id, text, level="warn")
-                else:
-                    tell(self._database, session, row.id, "Fine-tuning job goes on")
+            if left:
+                text = "The worker is gone; another one goes on with the job"
+                tell(self._database, session, row.id, text, level="warn")
             session.flush()
             return Claim(self._database, job_of(row), row.attempt)
 

@@ -36,17 +36,17 @@ class Later:
     """Jobs that are not to be tried before some time has passed. For many threads."""
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}
+        self._until: dict[tuple[str, str | None], float] = {}
         self._lock = threading.Lock()
 
-    def put(self, job_id: str, seconds: float) -> None:
-        """Do not try it for so long."""
+    def put(self, job_id: str, seconds: float, device: str | None = None) -> None:
+        """Do not try it for so long, on `device` or anywhere."""
         with self._lock:
-            self._until[job_id] = time.monotonic() + seconds
+            self._until[job_id, device] = time.monotonic() + seconds
 
-    def ids(self) -> list[str]:
-        """Those that are not wanted now."""
+    def ids(self, device: str | None = None) -> list[str]:
+        """Those that are not wanted now, on `device`."""
         now = time.monotonic()
         with self._lock:
-            self._until = {job: until for job, until in self._until.items() if until > now}
-            return list(self._until)
+            self._until = {key: until for key, until in self._until.items() if until > now}
+            return [job for job, where in self._until if where in (None, device)]

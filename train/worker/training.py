@@ -1,7 +1,9 @@
 """The second piece of work on a job: train it, and publish what came of it."""
 
 import logging
+import math
 import time
+from collections.abc import Sequence
 
 from registry import (
     Base,
@@ -23,7 +25,7 @@ from train.settings import TrainSettings
 from train.worker.devices import Device
 from train.worker.failures import OUT_OF_MEMORY
 from train.worker.finish import Finish
-from train.worker.headroom import judge
+from train.worker.headroom import Verdict, judge
 from train.worker.lease import Lease
 from train.worker.order import Outcome
 from train.worker.piece import Piece
@@ -43,20 +45,27 @@ class WindowClosed(Exception):
 
 
 class Training(Piece):
-    """Trains on `device`; what an earlier attempt has done is not done again."""
+    """Trains on `device`, one of the worker's; what an earlier attempt has done is not done again.
 
-    def __init__(self, place: Workplace, claim: Claim, device: Device) -> None:
+    `devices` are all of them.
+    """
+
+    def __init__(
+        self, place: Workplace, claim: Claim, device: Device, devices: Sequence[Device]
+    ) -> None:
         super().__init__(place, claim)
-        self.device = device
+        self.device, self.devices = device, devices
         self.run_folder = RunFolder(place.registry.settings.runs / self.job.id)
 
     def work(self, lease: Lease) -> None:
         """running → succeeded, failed, or queued again."""
         settings = settings_for(self.job)
         finish = Finish(self.place.registry, lease, base_of)
-        if not self._is_trained():
-            if not self._has_room(settings):
-                return
+        is_trained = self._is_trained()
+        if not is_trained and not self._has_room(settings):
+            return
+        lease.patiently(self.claim.begins)
+        if not is_trained:
             try:
                 outcome = self._train(lease, settings, finish)
             except WindowClosed:
@@ -84,9 +93,19 @@ class Training(Piece):
     def _has_room(self, settings: TrainSettings) -> bool:
         """Whether the device has the memory; else the job has failed or waits."""
         rows = self.place.folder(self.job).rows()
-        verdict = judge(self.job, settings, rows, self.device, self.place.registry.settings)
+
+        def on(device: Device) -> Verdict:
+            return judge(self.job, settings, rows, device, self.place.registry.settings)
+
+        verdict = on(self.device)
         if verdict.when == "never":
-            self.failed(Outcome("failed", OUT_OF_MEMORY, verdict.message))
+            others = [device for device in self.devices if device != self.device]
+            if all(on(device).when == "never" for device in others):
+                self.failed(Outcome("failed", OUT_OF_MEMORY, verdict.message))
+            else:
+                self.place.later.put(self.job.id, math.inf, self.device.name)
+                text = f"The job is too large for device {self.device.name}; it waits for another"
+                self.give_back(text, key=f"too-large-{self.device.name}")
         elif verdict.when == "later":
             self.place.later.put(self.job.id, self.place.settings.retry_seconds)
             hour = f"{self.place.now():%Y%m%d%H}"

@@ -154,12 +154,12 @@ class Worker:
                 self._settings.name,
                 lease_seconds=self._settings.lease_seconds,
                 most_per_tenant=self._settings.tenant_concurrency,
-                skip=self._place.later.ids(),
+                skip=self._place.later.ids(device.name),
             )
             if claim is None:
                 return False
             what = f"training {claim.job.id} on {device.name}"
-            self._work(device.name, what, Training(self._place, claim, device))
+            self._work(device.name, what, Training(self._place, claim, device, self._devices))
             return True
 
     def _work(self, lane: str, what: str, piece: Piece) -> None:

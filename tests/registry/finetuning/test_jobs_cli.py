@@ -47,6 +47,7 @@ def begin(registry: Registry) -> Claim:
     validating.validated(NUMBERS)
     claim = registry.queue.claim_training("w", lease_seconds=LEASE)
     assert claim is not None
+    claim.begins()
     return claim
 
 

@@ -30,6 +30,7 @@ def validate_all(registry: Registry) -> None:
 def claim_training(registry: Registry, lease: float = LEASE, most: int | None = None) -> Claim:
     claim = registry.queue.claim_training("w", lease_seconds=lease, most_per_tenant=most)
     assert claim is not None
+    claim.begins()
     return claim
 
 
@@ -55,7 +56,7 @@ def test_the_way_of_a_job(
     assert validating.validated(NUMBERS).status == "queued"
     claim = claim_training(registry)
     assert (claim.job.status, claim.job.hyperparameters) == ("running", NUMBERS)
-    assert claim.job.started_at is not None
+    assert registry.jobs.get("acme", job.id).started_at is not None
     finish = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=3)
     claim.renew(LEASE, estimated_finish=finish, trained_tokens=50)
     running = registry.jobs.get("acme", job.id)
@@ -147,10 +148,10 @@ def test_a_job_paused_and_resumed_between_two_beats_is_lost(
 
 def test_given_back_it_waits_again(registry: Registry, queued: Job) -> None:
     first = claim_training(registry)
-    started = first.job.started_at
+    started = registry.jobs.get(None, queued.id).started_at
     assert first.give_back("The worker stops").status == "queued"
-    again = claim_training(registry)
-    assert again.job.started_at == started
+    claim_training(registry)
+    assert registry.jobs.get(None, queued.id).started_at == started
     assert messages(registry, queued)[-1] == "Fine-tuning job goes on"
 
 
@@ -230,6 +231,23 @@ def test_tenants_take_turns_with_the_checks_of_their_files(
     assert last.job.tenant == "acme"
     skipped = registry.queue.claim_validation("w", lease_seconds=LEASE, skip={last.job.id})
     assert skipped is None
+
+
+def test_a_claim_that_does_not_begin_is_no_turn_and_not_told(
+    registry: Registry, make_job: MakeJob
+) -> None:
+    waiting, other = make_job("acme"), make_job("globex")
+    validate_all(registry)
+    told = messages(registry, waiting)
+    for _ in range(3):
+        claim = registry.queue.claim_training("w", lease_seconds=LEASE)
+        assert claim is not None
+        assert claim.job.id == waiting.id
+        claim.give_back("It waits for memory", key="memory")
+    assert messages(registry, waiting) == [*told, "It waits for memory"]
+    assert registry.jobs.get(None, waiting.id).started_at is None
+    claim_training(registry).fail("x", "x")
+    assert claim_training(registry).job.id == other.id
 
 
 def test_who_has_the_fewest_at_work_comes_first(registry: Registry, make_job: MakeJob) -> None:

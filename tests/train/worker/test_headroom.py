@@ -12,6 +12,8 @@ from train.worker.devices import Device, Memory
 from train.worker.headroom import compared, judge
 from train.worker.order import Outcome
 from train.worker.recipe import settings_for
+from train.worker.settings import WorkerSettings
+from train.worker.worker import Worker
 
 GIB = 1024**3
 
@@ -77,10 +79,30 @@ def test_more_than_there_is_fails_the_job_and_more_than_is_free_lets_it_wait(
     world.work(launch)  # another worker, in the same hour
     told = [text for text in world.messages(waiting) if "waits for memory" in text]
     assert len(told) == 1
+    assert not any("started" in text or "goes on" in text for text in world.messages(waiting))
     assert launch.orders == []
     with at_work(world.worker(launch, retry_seconds=0.2)):
         memory[0] = Memory(64 * GIB, 64 * GIB)
         wait_until(lambda: world.now(waiting).status == "failed")
     error = world.now(waiting).error
+    assert error is not None
+    assert error["message"] == "it was tried"
+
+
+def test_what_is_too_large_for_one_device_waits_for_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"0": Memory(1024, 1024), "1": Memory(64 * GIB, 64 * GIB)}
+    monkeypatch.setattr(Device, "memory", lambda device: sizes[device.name])
+    launch = Scripted(lambda _: Outcome("failed", "internal_error", "it was tried"))
+    job = world.queued()
+    settings = WorkerSettings(name="w", poll_seconds=0.05, lease_seconds=5)
+    worker = Worker(world.registry, settings, [Device("0"), Device("1")], launch=launch)
+    assert worker._train(Device("0"))
+    assert world.now(job).status == "queued"
+    assert "too large for device 0; it waits for another" in world.messages(job)[-1]
+    assert not worker._train(Device("0"))
+    assert worker._train(Device("1"))
+    error = world.now(job).error
     assert error is not None
     assert error["message"] == "it was tried"
