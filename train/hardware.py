@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from train.errors import TrainingFailed
@@ -28,6 +28,10 @@ class Hardware:
         import torch
 
         return torch.float32 if self.dtype == "float32" else torch.bfloat16
+
+    def for_weights(self, dtype: str) -> "Hardware":
+        """The same with arithmetic that loses nothing of weights in `dtype`: that, or float32."""
+        return self if dtype == self.dtype else replace(self, dtype="float32")
 
 
 def usable_cores() -> int:

@@ -217,8 +217,10 @@ def test_a_jobs_run_stops_when_it_is_asked_to_and_has_every_epochs_adapter_in_th
     assert stopped is not None
     assert (stopped.step, stopped.done, folder.record.status) == (6, False, "stopped")
     assert list(kept_epochs(folder)) == [6]
+    assert list(kept_epochs(folder, ended=True)) == [3, 6]  # had it stopped early
     result = resume(folder.path)
     assert list(kept_epochs(folder)) == [6, 9, 12]
+    assert len(list(folder.epochs.iterdir())) == 3
     weights = "adapter_model.safetensors"
     last = kept_epochs(folder)[12]
     assert (last / weights).read_bytes() == (folder.adapter / weights).read_bytes()

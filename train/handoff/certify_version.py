@@ -113,7 +113,7 @@ def _reference(
 ) -> Reference:
     """Load each model, score the rows with it, and let it go before the next one."""
     base, adapter, settings = subject.base, subject.version.path, subject.settings
-    hardware = detect(settings)
+    hardware = detect(settings).for_weights(served.dtype)
     pad_id = load_tokenizer(base).pad_token_id
 
     def scores(who: str, load: Callable[[], Any]) -> list[TokenScores]:

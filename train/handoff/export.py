@@ -172,7 +172,7 @@ def _staged(out: Path) -> Iterator[Path]:
 def _merge(version: Version, base: Base, stage: Path, dtype: str, reporter: Reporter) -> Agreement:
     """Write the merged model, read it again, and compare it with the adapter on its base."""
     settings = settings_of(version.manifest.training)
-    hardware = detect(settings)
+    hardware = detect(settings).for_weights(dtype)
     rows = _checked_rows(base)
     reporter.note(f"merging {version.reference} into {base.id}, in {dtype}")
     merged = load_merged(base, version.path, settings, hardware, dtype=dtype)

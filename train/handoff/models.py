@@ -24,8 +24,8 @@ def load_as_served(
 ) -> Any:
     """The adapter on the base that a server holds: a PeftModel with weights rounded to `dtype`.
 
-    It computes in the dtype of `hardware`, which on a CPU is float32: the rounding errors of the
-    arithmetic are then the server's alone.
+    It computes in the dtype of `hardware` (`Hardware.for_weights`), which on a CPU is float32: the
+    rounding errors of the arithmetic are then the server's alone.
     """
     settings = settings.model_copy(update={"quantization": quantization})
     model = load_adapted(base, adapter, settings, hardware)

@@ -10,7 +10,7 @@
     few-shot.jsonl    the examples of the few-shot prompt, as messages rows
     metrics.jsonl     a line an optimiser step, and a line a measurement of the held-out loss
     checkpoints/      while the run is not done
-    epochs/           of a fine-tuning job: the adapters of its last epochs, `step-<n>/`
+    epochs/           of a fine-tuning job: the adapters of its last epochs (`train.runs.epochs`)
     adapter/          PEFT's two files, as published
     training.json     the training record, as in the manifest
     evaluation.json   the scores on the held-out rows

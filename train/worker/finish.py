@@ -38,14 +38,15 @@ class Finish:
         self._run = RunFolder(registry.settings.runs / self._job.id)
         self._published: set[int] = set()
 
-    def checkpoints(self) -> None:
-        """Publish the adapters of the epochs that are there and not yet published.
+    def checkpoints(self, *, ended: bool = False) -> None:
+        """Publish the adapters of the last epochs that are there and not yet published.
 
+        Before the training has `ended`, those alone that are sure to be among the last.
         Raises what `Registry.publish` does, and LeaseLost.
         """
         new = {
             step: path
-            for step, path in kept_epochs(self._run).items()
+            for step, path in kept_epochs(self._run, ended=ended).items()
             if step not in self._published
         }
         if not new:
@@ -79,7 +80,7 @@ class Finish:
         lease = self._lease
         record = _read(self._run.training)
         evaluation = _read(self._run.evaluation)
-        lease.patiently(self.checkpoints)
+        lease.patiently(lambda: self.checkpoints(ended=True))
         if evaluation:
             text = evaluation_told(evaluation)
             lease.patiently(lambda: lease.claim.note(text, key="evaluation"))

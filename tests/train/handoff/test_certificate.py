@@ -150,6 +150,16 @@ def test_served_in_bfloat16_its_weights_are_compared_as_it_rounds_them(
     assert certificate.tolerance.mean > 0.01
 
 
+def test_served_in_float32_it_is_compared_in_float32_whatever_training_computes_in(
+    publish: Any, base: Base, certify: Certify
+) -> None:
+    settings = TrainSettings(rank=4, dtype="bfloat16").model_dump(mode="json")
+    version = publish(training={"settings": settings, "steps": 3})
+    _, certificate = certify(PeftServer(base, version, version.path), save=False, rows=2)
+    assert certificate.passed, certificate.problems
+    assert certificate.agreement.max < 1e-4
+
+
 def test_an_adapter_from_elsewhere_has_no_nf4_base(
     publish: Any, base: Base, certify: Certify, registry: Registry
 ) -> None:

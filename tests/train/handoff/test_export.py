@@ -15,6 +15,7 @@ from train.errors import TrainingFailed
 from train.handoff import cli, export
 from train.handoff.export import Exported, ExportRequest, export_version
 from train.progress import SilentReporter
+from train.settings import TrainSettings
 
 Export = Callable[..., Exported]
 
@@ -83,6 +84,17 @@ def test_a_merged_model_is_a_base_that_says_what_the_adapter_says(
     model = AutoModelForCausalLM.from_pretrained(found.folder)
     assert model(**tokenizer("hello", return_tensors="pt")).logits.isfinite().all()
     assert left(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_where_training_computes_in_bfloat16_finer_weights_are_merged_in_float32(
+    publish: Any, exported: Export, dtype: str
+) -> None:
+    settings = TrainSettings(rank=4, dtype="bfloat16").model_dump(mode="json")
+    publish(training={"settings": settings, "steps": 3})
+    found = exported(format="merged", dtype=dtype)
+    assert found.agreement is not None
+    assert found.agreement.max < (1e-3 if dtype == "float32" else 0.02)
 
 
 def test_what_is_written_wrong_never_gets_the_name(

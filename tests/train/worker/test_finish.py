@@ -11,7 +11,7 @@ from registry.finetuning.claim import Claim
 from registry.finetuning.objects import RESULTS
 from train.runs.folder import RunFolder
 from train.worker.finish import Finish
-from train.worker.order import Outcome
+from train.worker.order import Order, Outcome
 
 _dying = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -45,6 +45,20 @@ def test_what_a_tenant_gets_in_the_end(world: World, pretender: Pretender) -> No
     run = RunFolder(world.registry.settings.runs / job.id)
     assert run.record.version == "ft.acme.help@1"
     assert not run.epochs.exists()
+
+
+def test_a_job_that_stopped_early_has_its_last_epochs_too(world: World, adapter: Path) -> None:
+    class Early(Pretender):
+        def _train(self, order: Order) -> None:
+            super()._train(order)
+            epochs = RunFolder(world.registry.settings.runs / order.job).epochs
+            (epochs / "step-2").rename(epochs / "early-2")
+
+    job = world.queued()
+    world.work(Early(world.registry, adapter))
+    assert world.now(job).status == "succeeded"
+    checkpoints = world.registry.jobs.checkpoints(None, job.id).data
+    assert [checkpoint.step for checkpoint in checkpoints] == [2]
 
 
 @_dying
