@@ -1,6 +1,7 @@
 """What a run computes with, read and checked before anything is written."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from train.answer_trainer import optimiser
 from train.base_model import load_tokenizer, stop_ids
 from train.data.chat import Chat
 from train.data.coverage import Coverage, coverage_of
-from train.data.masking import ChatEncoder, Encoded, EncodedChat, encode_chats
+from train.data.masking import DATED_NOTE, ChatEncoder, Encoded, EncodedChat, encode_chats
 from train.data.parts import Part, few_shot_examples, read_data
 from train.data.rejected import Rejected
 from train.errors import SettingsError
@@ -51,8 +52,12 @@ def read_inputs(
     registry_settings: RegistrySettings,
     processes: Processes,
     reporter: Reporter,
+    begun: datetime,
 ) -> Inputs:
-    """Read and check data, hardware and base; nothing is written. Raises LorikeetError."""
+    """Read and check data, hardware and base; nothing is written. Raises LorikeetError.
+
+    `begun` is when the run began: what its chat template tells of the time.
+    """
     training, held_out = read_data(data, eval_data, settings, reporter.note)
     if settings.early_stopping and not held_out.chats:
         raise SettingsError(["early_stopping: there are no held-out rows to measure the loss on"])
@@ -63,12 +68,14 @@ def read_inputs(
     optimiser(settings, hardware, processes)
     if processes.is_first:  # the others find it made
         resolve_base(base_place, registry_settings, reporter.making)
-    processes.tell(None)
+    begun = processes.tell(begun)
     base = resolve_base(base_place, registry_settings)
     tokenizer = load_tokenizer(base)
-    encoder = ChatEncoder(tokenizer, base.id, stop_ids(base))
+    encoder = ChatEncoder(tokenizer, base.id, stop_ids(base), begun)
     if encoder.plain:
         reporter.note(f"{base.id} {PLAIN_NOTE}")
+    if encoder.dated:
+        reporter.note(f"{base.id} {DATED_NOTE}")
     rows = _encode(training, encoder, settings, reporter)
     held_out_rows = _encode(held_out, encoder, settings, reporter)
     return Inputs(

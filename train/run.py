@@ -7,6 +7,7 @@ Each run has a folder (`train.runs.folder`) and can be resumed from it.
 
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ from train.processes import Processes, launched
 from train.progress import Reporter, SilentReporter
 from train.runs.checkpoints import Checkpoints
 from train.runs.epochs import Epochs, whole_folder
-from train.runs.folder import RunFolder, RunRecord, environment, write_json, write_rows
+from train.runs.folder import (
+    RunFolder,
+    RunRecord,
+    environment,
+    timestamp,
+    write_json,
+    write_rows,
+)
 from train.runs.inputs import check_environment, check_unchanged, lasting
 from train.runs.lock import hold_name
 from train.runs.metrics import Metrics
@@ -140,6 +148,9 @@ def _run(
     processes = launched()
     check_trackers(request.settings)
     held_as = request.job or request.name
+    begun = datetime.now(UTC).replace(microsecond=0)
+    if resumed is not None:
+        begun = datetime.fromisoformat(resumed.record.started_at)
     with ExitStack() as stack, _writing(request):
         try:
             folder = None
@@ -153,9 +164,10 @@ def _run(
                 request.registry_settings,
                 processes,
                 reporter,
+                begun,
             )
             if processes.is_first:
-                folder = _folder(request, resumed, inputs, processes, reporter)
+                folder = _folder(request, resumed, inputs, processes, reporter, begun)
                 lock.announce(folder.id)
             folder = RunFolder(processes.tell(folder.path if folder else Path()))
         except KeyboardInterrupt:
@@ -183,6 +195,7 @@ def _folder(
     inputs: Inputs,
     processes: Processes,
     reporter: Reporter,
+    begun: datetime,
 ) -> RunFolder:
     """The run's folder, new or taken up again, with what it is made of written into it."""
     now = environment(inputs.hardware, processes.count)
@@ -198,6 +211,7 @@ def _folder(
                 eval_data=lasting(request.eval_data) if request.eval_data else None,
                 publish=request.publish,
                 job=request.job,
+                started_at=timestamp(begun),
             ),
             request.settings,
         )

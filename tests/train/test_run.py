@@ -7,6 +7,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,50 @@ def test_a_run_whose_data_or_base_changed_is_not_gone_on_with(
         resume(folder.id)
     with pytest.raises(UnknownRun):
         resume("colours-1")
+
+
+class Clock(datetime):
+    """Says that it is so many days later."""
+
+    days = 0
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.now(tz) + timedelta(days=cls.days)
+
+
+def test_a_template_with_the_date_has_that_of_the_runs_begin(
+    home: Path,
+    tiny_base: Path,
+    write_rows: WriteRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    template = (
+        "{{ strftime_now('%d %B %Y') }}\n{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    settings = QUICK.model_copy(update={"baselines": False})
+    listener = Listener(stop_at=2)
+    with pytest.raises(Interrupted):
+        run(TrainRequest(write_rows(*ROWS), "dated", base, settings), listener)
+    assert any("tells the date" in note for note in listener.notes)
+    [folder] = list_runs(RegistrySettings(home=home))
+    monkeypatch.setattr(Clock, "days", 3)
+    template = template.replace("%d", "the %d")
+    (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    with pytest.raises(RunChanged, match="other token ids"):
+        resume(folder.id)
+    template = template.replace("the %d", "%d")
+    (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    assert resume(folder.id).version is not None
 
 
 def test_two_runs_of_one_name_do_not_meet(

@@ -19,7 +19,7 @@ from train.data.coverage import Coverage, coverage_of
 from train.data.estimate import Estimate, estimate_run
 from train.data.example import Example, example_at
 from train.data.formats import parse_rows
-from train.data.masking import ChatEncoder, EncodedChat, try_encode
+from train.data.masking import DATED_NOTE, ChatEncoder, EncodedChat, try_encode
 from train.data.parts import hold_out, sample
 from train.data.rejected import Rejected
 from train.data.rows import Row, no_rows, scan_rows
@@ -137,6 +137,8 @@ def check_data(
     encoder = ChatEncoder(tokenizer, base.id, stop_ids(base))
     if encoder.plain:
         notes.append(f"{base.id} {PLAIN_NOTE}")
+    if encoder.dated:
+        notes.append(f"{base.id} {DATED_NOTE}")
     checker = _Checker(encoder, tokenizer.bos_token_id, settings, reporter, notes)
     part = checker.part(data)
     held_out = checker.part(eval_data) if eval_data is not None else None

@@ -11,6 +11,7 @@ Each trained turn is held against what the server makes of the chat afterwards (
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ __all__ = [
 
 IGNORED = -100
 """The label of a token that is not in the loss."""
+
+DATED_NOTE = (
+    "has a chat template that tells the date: the server makes other token ids on another day"
+)
 
 _ANSWERED = "the answered chat"
 _NEXT = "the next turn's prompt"
@@ -98,12 +103,19 @@ class ChatEncoder:
 
     `stop_ids` are the ids at which the server stops; the first of them is added to the answers of
     a template that ends them with none. A tokenizer without a template is given the plain one
-    (`registry.plain_template`), and `plain` is true.
+    (`registry.plain_template`), and `plain` is true. What a template says of the time (`dated`) is
+    that of `now`, where it is given.
     """
 
-    def __init__(self, tokenizer: Any, base_id: str, stop_ids: Sequence[int] = ()) -> None:
-        self._template = Template(tokenizer, base_id)
-        self.plain = self._template.plain
+    def __init__(
+        self,
+        tokenizer: Any,
+        base_id: str,
+        stop_ids: Sequence[int] = (),
+        now: datetime | None = None,
+    ) -> None:
+        self._template = Template(tokenizer, base_id, now)
+        self.plain, self.dated = self._template.plain, self._template.dated
         self._tokenizer = tokenizer
         self._tokens = Tokens(tokenizer)
         eos = tokenizer.eos_token_id

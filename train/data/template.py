@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,8 @@ from train.errors import BaseNotTrainable
 
 Tools = Sequence[Mapping[str, Any]]
 _PROBE = " 7f3a"
+_CLOCK = "strftime_now"
+"""The function that chat templates have for the time, in transformers and so in the server."""
 _FAILURES = (
     jinja2.TemplateError,
     TypeError,
@@ -27,9 +30,12 @@ _FAILURES = (
 
 
 class Template:
-    """Renders chats with a tokenizer's template; one without gets the plain one (`plain`)."""
+    """Renders chats with a tokenizer's template; one without gets the plain one (`plain`).
 
-    def __init__(self, tokenizer: Any, base_id: str) -> None:
+    A template that asks for the time (`dated`) is told `now`, or the time as it is.
+    """
+
+    def __init__(self, tokenizer: Any, base_id: str, now: datetime | None = None) -> None:
         self.plain = not getattr(tokenizer, "chat_template", None)
         if self.plain:
             if tokenizer.eos_token is None:
@@ -38,6 +44,8 @@ class Template:
                     remedy="set eos_token in its tokenizer_config.json",
                 )
             tokenizer.chat_template = PLAIN_TEMPLATE
+        self.dated = _CLOCK in str(tokenizer.chat_template)
+        self._clock = {} if now is None else {_CLOCK: now.astimezone().strftime}
         self._tokenizer = tokenizer
         self._shown: set[str] = set()
 
@@ -119,6 +127,7 @@ class Template:
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=open_turn,
+                **self._clock,
             )
         )
 

@@ -110,7 +110,8 @@ class RunFolder:
                 attempt += 1
         folder = cls(path)
         folder._write_settings(train_settings)
-        folder.write(replace(record, id=path.name, started_at=timestamp(now)))
+        started_at = record.started_at or timestamp(now)
+        folder.write(replace(record, id=path.name, started_at=started_at))
         return folder
 
     @classmethod

@@ -17,10 +17,16 @@ def describe(part: Part, rows: Sequence[EncodedChat]) -> dict[str, Any]:
     """A part of the data as data.json has it: where it is, its digest, its size in the run.
 
     `sha256` is that of the file; of a folder or a data set of the hub, that of its rows as JSON.
+    `ids_sha256` is that of all token ids and labels.
     """
+    ids = hashlib.sha256()
+    for row in rows:
+        for sequence in row.sequences:
+            ids.update(json.dumps([sequence.input_ids, sequence.labels]).encode() + b"\n")
     return {
         "path": lasting(part.path),
         "sha256": digest_of(part),
+        "ids_sha256": ids.hexdigest(),
         "rows": len(rows),
         "tokens": sum(row.length for row in rows),
         "trained_tokens": sum(row.trained_tokens for row in rows),
@@ -67,6 +73,13 @@ def check_unchanged(folder: RunFolder, data: dict[str, Any], base_digest: str) -
             raise RunChanged(
                 f"{what} of run {folder.id} has changed since it began: {Path(path).name}",
                 remedy="put the file back as it was, or start a new run",
+            )
+        ids = (was or {}).get("ids_sha256")  # runs of earlier releases have none
+        if ids is not None and ids != (now or {}).get("ids_sha256"):
+            raise RunChanged(
+                f"{what} of run {folder.id} has other token ids than when it began: the tokenizer "
+                "or its chat template has changed",
+                remedy="put the base's files back as they were, or start a new run",
             )
 
 

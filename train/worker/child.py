@@ -138,7 +138,7 @@ def _validate(order: Order, settings: "RegistrySettings", reporter: "Reporter") 
 
 def _train(order: Order, settings: "RegistrySettings", reporter: "Reporter", stop: Stop) -> Outcome:
     """Train, or go on with it; a run that is done already is left as it is."""
-    from train.errors import RunDamaged, UnknownRun
+    from train.errors import RunChanged, RunDamaged, UnknownRun
     from train.run import TrainRequest, resume, run
     from train.runs.folder import RunFolder
     from train.settings_file import settings_with
@@ -160,7 +160,7 @@ def _train(order: Order, settings: "RegistrySettings", reporter: "Reporter", sto
         return Outcome("done")
     except UnknownRun:
         pass
-    except RunDamaged as error:
+    except (RunDamaged, RunChanged) as error:
         reporter.note(f"{error.message}: the training begins anew")
         RunFolder(settings.runs / order.job).discard()
     request = TrainRequest(
