@@ -130,7 +130,7 @@ def test_a_paused_job_is_stopped_in_good_order_and_killed_where_that_takes_too_l
 ) -> None:
     child, job = Endless(heeds_stop=heeds), world.queued()
     with at_work(world.worker(child, grace_seconds=0.2)):
-        wait_until(lambda: world.now(job).status == "running")
+        wait_until(lambda: world.now(job).started_at)
         world.registry.jobs.pause("acme", job.id)
         wait_until(lambda: world.now(job).worker is None)
     assert child.signals == signals
@@ -144,7 +144,7 @@ def test_a_worker_that_comes_back_too_late_lets_the_job_go(
     child, job = Endless(), world.queued()
     with at_work(world.worker(child, lease_seconds=0.2)):
         monkeypatch.setattr(Claim, "renew", lambda *_, **__: None)  # it is suspended, say
-        wait_until(lambda: world.now(job).status == "running")
+        wait_until(lambda: world.now(job).started_at)
         theirs = wait_until(lambda: world.registry.queue.claim_training("b", lease_seconds=30))
         monkeypatch.undo()
         wait_until(lambda: child.signals)
@@ -163,7 +163,7 @@ def test_the_child_works_on_while_the_database_is_away(
         raise RegistryUnavailable("away")
 
     with at_work(world.worker(child)):
-        wait_until(lambda: world.now(job).status == "running")
+        wait_until(lambda: world.now(job).started_at)
         original = Claim._held
         asked = []
         monkeypatch.setattr(Claim, "_held", lambda *_: asked.append(1) or away())
@@ -203,7 +203,7 @@ def test_trainings_run_within_the_window_alone(world: World, pretender: Pretende
     assert world.now(job).status == "queued"
     with at_work(world.worker(child, **window)):
         hour[0] = NIGHT
-        wait_until(lambda: world.now(job).status == "running")
+        wait_until(lambda: world.now(job).started_at)
         hour[0] = DAY
         wait_until(lambda: world.now(job).status == "queued")
         assert child.signals == ["stop"]
@@ -270,7 +270,7 @@ def test_a_run_that_another_process_still_holds_is_left_to_it(
 def test_a_worker_that_is_stopped_gives_its_job_back(world: World) -> None:
     child, job = Endless(), world.queued()
     with at_work(world.worker(child)):
-        wait_until(lambda: world.now(job).status == "running")
+        wait_until(lambda: world.now(job).started_at)
         [seen] = wait_until(world.registry.queue.workers)
         assert seen.name == "w"
     assert child.signals == ["stop"]
@@ -283,7 +283,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(world: World) -> None:
     child, job = Endless(heeds_stop=False), world.queued()
     worker = world.worker(child, grace_seconds=600)
     with at_work(worker):
-        wait_until(lambda: world.now(job).status == "running")
+        wait_until(lambda: world.now(job).started_at)
         worker.stop()
         wait_until(lambda: child.signals == ["stop"])
         worker.kill()
