@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from importlib import metadata
 from importlib.util import find_spec
 from multiprocessing import connection, forkserver
 from pathlib import Path
@@ -22,9 +23,10 @@ PRELOAD = "serve.engine.preload"
 
 def begin() -> None:
     """Start the process that EngineCore is forked off; the engine's environment is set by now."""
+    loaded = os.environ.get("LD_PRELOAD", "")
     preload = _openmp()
-    if preload and "gomp" not in os.environ.get("LD_PRELOAD", ""):
-        os.environ["LD_PRELOAD"] = ":".join(filter(None, [os.environ.get("LD_PRELOAD"), preload]))
+    if preload and "omp" not in loaded:
+        os.environ["LD_PRELOAD"] = ":".join(filter(None, [loaded, preload]))
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOAD])
     forkserver.ensure_running()
 
@@ -64,7 +66,24 @@ def _end_with_the_server() -> None:
 
 
 def _openmp() -> str | None:
-    """PyTorch's own OpenMP library: vLLM's binding of threads to cores needs it loaded first."""
+    """The OpenMP library to load first, as vLLM's binding of threads to cores needs it.
+
+    Intel's comes with vLLM's build for CPUs. Its threads sleep when they have waited for 5 ms;
+    those of PyTorch's own (GNU's) spin, so that one other busy process nearly stops the engine.
+    """
+    return _intel_openmp() or _torch_openmp()
+
+
+def _intel_openmp() -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("intel-openmp") or ():
+            if file.name == "libiomp5.so":
+                place = Path(str(file.locate())).resolve()
+                return str(place) if place.is_file() else None
+    return None
+
+
+def _torch_openmp() -> str | None:
     torch = find_spec("torch")
     if torch is None or not torch.submodule_search_locations:
         return None

@@ -226,6 +226,15 @@ async def test_the_prefix_cache_is_shared_within_a_salt_only(ask: Asked) -> None
     assert cached[1] > 128
 
 
+async def test_its_threads_are_one_openmp_runtimes(
+    engine: VLLMEngine, strangers: set[psutil.Process]
+) -> None:
+    """Intel's answers for GNU's, whose threads spin where they wait: they stop beside others."""
+    process = core(strangers)
+    assert "libiomp5.so" in process.environ()["LD_PRELOAD"]
+    assert "libiomp5.so" in {Path(mapped.path).name for mapped in process.memory_maps()}
+
+
 async def test_a_closed_stream_frees_its_place(ask: Asked, engine: VLLMEngine) -> None:
     stream = await ask.stream(None, max_tokens=400)
     await anext(stream)
