@@ -7,13 +7,14 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from object_store import Folder, S3Server, Store
 from postgres_cluster import Postgres, binaries
 from safetensors.numpy import save_file
+from scheduling import Turns, place
 
 from registry import DEFAULT_BASE, Base, Registry, RegistrySettings, resolve_base
 from registry.base_modules import linear_modules
@@ -222,6 +223,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Beside other tests, torch computes with one thread: several that wait spin on every core."""
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes comes first."""
+    items.sort(key=lambda item: place(item.path.relative_to(config.rootpath)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Turns:
+    """Of the processes that `-n` asks for."""
+    return Turns(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -23,7 +23,7 @@ from serve.child import free_port
 from serve.settings import ServeSettings
 
 ADAPTERS = tuple(f"tenant-{number:02}" for number in range(1, 65))
-READY_SECONDS = 60
+READY_SECONDS = 180
 
 
 @dataclass

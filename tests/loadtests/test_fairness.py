@@ -62,8 +62,8 @@ def test_two_crowds_ask_one_server(
     fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fairness, "SETTLE_SECONDS", 1)
-    noisy = Tenant(Crowd(3, 2, api_key="lk-noisy"), ("--adapters", "red,blue", "--pinned"))
-    quiet = Tenant(Crowd(1, 2, api_key="lk-quiet"), ("--adapters", "green"))
+    noisy = Tenant(Crowd(3, 4, api_key="lk-noisy"), ("--adapters", "red,blue", "--pinned"))
+    quiet = Tenant(Crowd(1, 4, api_key="lk-quiet"), ("--adapters", "green"))
     found = measure_quiet(OURS, fake_server.url, noisy, quiet, tmp_path)
     assert found.failures == found.noisy_failures == 0
     assert found.ttfts

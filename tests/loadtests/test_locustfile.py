@@ -48,7 +48,7 @@ def test_locust_reports_first_token_gaps_and_tokens(
 
     answers = [Answer.from_json(line) for line in records.read_text().splitlines()]
     assert {answer.model for answer in answers} == {"red", "blue"} == set(fake_server.asked)
-    assert len(answers) == len(fake_server.asked) >= 8
+    assert len(answers) == len(fake_server.asked) >= 4
     for answer in answers:
         assert answer.error is None
         assert answer.tokens == PIECES * TOKENS_A_PIECE
@@ -80,7 +80,7 @@ def test_locust_reports_first_token_gaps_and_tokens(
 
 
 def test_the_adapters_are_those_that_the_server_lists(fake_server: FakeServer) -> None:
-    run = locust(fake_server.url, users=4, seconds="2s")
+    run = locust(fake_server.url, users=4, seconds="4s")
     assert run.returncode == 0, run.stderr
     assert set(fake_server.asked) == {"red", "blue"}
 
