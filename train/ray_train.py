@@ -92,6 +92,7 @@ def _cluster() -> Iterator[dict[str, float]]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as without Ray
     mine = not ray.is_initialized()
     if mine:
         try:

@@ -20,6 +20,7 @@ OBJECT_STORE_BYTES = 256 * 1024**2
 END_SECONDS = 10.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else whatever else runs here goes before the engines
     "RAY_DEDUP_LOGS": "0",
     "RAY_SERVE_LOG_TO_STDERR": "1",  # else what replicas write goes to files that end with Ray
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.replicas.proxy.middlewares",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from replica_fleet import (
     ADAPTERS,
@@ -203,6 +204,10 @@ def test_an_answer_has_one_request_id_that_no_client_chooses(fleet: Fleet) -> No
 
     (identity,) = asyncio.run(ask()).headers.get_list("x-request-id")
     assert len(identity) == 32
+
+
+def test_replicas_do_not_step_back_for_other_programs(fleet: Fleet) -> None:
+    assert {it.nice() for it in fleet.processes().values()} == {psutil.Process().nice()}
 
 
 def test_metrics_are_the_replicas_own(fleet: Fleet) -> None:

@@ -33,6 +33,7 @@ SETTINGS = {"threads": 1, "epochs": 2, "rank": 4, "learning_rate": 0.02, "baseli
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Ray cluster of this machine's own, for two workers."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="warning")
     yield
     ray.shutdown()
