@@ -1,5 +1,6 @@
 """What a quiet tenant waits beside a noisy one, and how two busy tenants share."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,8 @@ def test_two_crowds_ask_one_server(
     fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fairness, "SETTLE_SECONDS", 1)
-    noisy = Tenant(Crowd(3, 4, api_key="lk-noisy"), ("--adapters", "red,blue", "--pinned"))
-    quiet = Tenant(Crowd(1, 4, api_key="lk-quiet"), ("--adapters", "green"))
+    noisy = Tenant(Crowd(3, 3, api_key="lk-noisy"), ("--adapters", "red,blue", "--pinned"))
+    quiet = Tenant(Crowd(1, 3, api_key="lk-quiet"), ("--adapters", "green"))
     found = measure_quiet(OURS, fake_server.url, noisy, quiet, tmp_path)
     assert found.failures == found.noisy_failures == 0
     assert found.ttfts
@@ -74,6 +75,7 @@ def test_two_crowds_ask_one_server(
         "blue": "Bearer lk-noisy",
         "green": "Bearer lk-quiet",
     }
-    shared = measure_shares(OURS, fake_server.url, noisy, quiet, tmp_path)
+    longer = Tenant(replace(quiet.crowd, seconds=9), quiet.models)
+    shared = measure_shares(OURS, fake_server.url, noisy, longer, tmp_path)
     assert shared.failures == 0
     assert 0 < shared.of_few < 0.4
