@@ -35,9 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def lorikeet(home: Path, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """The command as a user runs it; tests beside it that look at the time go first."""
+    """The command as a user runs it."""
     return subprocess.run(
-        ["nice", "-n", "10", sys.executable, "-m", "lorikeet", *arguments],
+        [sys.executable, "-m", "lorikeet", *arguments],
         env=_environment(home),
         capture_output=True,
         text=True,

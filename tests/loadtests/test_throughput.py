@@ -121,5 +121,5 @@ def test_a_turn_on_a_server(fake_server: FakeServer, tmp_path: Path) -> None:
     taken = take_turn(OURS, fake_server.url, MANY, models, crowd, tmp_path / "turn.jsonl")
     assert set(fake_server.asked) == {"red", "blue"}
     assert taken.figures.failures == 0
-    assert taken.figures.answers >= 4
+    assert taken.figures.answers >= 2
     assert taken.figures.ttft_median == pytest.approx(FIRST_SECONDS, abs=0.15)
