@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from registry import DEFAULT_BASE, Registry, RegistrySettings, UnknownAdapter
-from registry.terminal import clear_errors
+from registry.terminal import run_command
 from serve.child import ChildFailed, child_server
 from train.handoff.admin_key import admin_key
 
@@ -228,7 +228,4 @@ def _how_to_go_on(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(main)
-    with clear_errors():
-        app()
+    run_command(main)

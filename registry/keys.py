@@ -54,6 +54,11 @@ class Key:
         """Whether it opens anything now, by this machine's clock; a server goes by another one."""
         return self.is_active(datetime.now(UTC))
 
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """Each of LIMITS, None where there is none."""
+        return {what: getattr(self, what) for what in LIMITS}
+
     def summary(self) -> dict[str, Any]:
         """For JSON; times in ISO 8601."""
         times = {
@@ -65,9 +70,7 @@ class Key:
             "id": self.id,
             "tenant": self.tenant,
             "adapters": None if self.adapters is None else sorted(self.adapters),
-            "rpm": self.rpm,
-            "tpm": self.tpm,
-            "concurrency": self.concurrency,
+            **self.limits,
             "admin": self.admin,
             "active": self.active,
             **{name: at.isoformat() if at else None for name, at in times.items()},

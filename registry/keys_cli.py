@@ -176,9 +176,7 @@ def limit(
 
 
 @app.command(epilog="Example: lorikeet keys revoke 981ed099f7d3")
-def revoke(
-    key_id: KeyId,
-) -> None:
+def revoke(key_id: KeyId) -> None:
     """End a key for good; a running server refuses it within a second."""
     from registry.store import Registry
 

@@ -137,8 +137,7 @@ class RateLimits:
     @asynccontextmanager
     async def request(self, key: Key, estimate: float) -> AsyncIterator[Grant]:
         """As `KeyLimits` says."""
-        limits = {"rpm": key.rpm, "tpm": key.tpm, "concurrency": key.concurrency}
-        with self.enter(key.id, **limits, estimate=estimate) as grant:
+        with self.enter(key.id, **key.limits, estimate=estimate) as grant:
             yield grant
 
     @contextmanager

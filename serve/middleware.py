@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
@@ -11,6 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve import logs
 from serve.errors import RequestError, TooLarge
 from serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from serve.auth import Principal
 
 REQUEST_ID = "x-request-id"
 MAX_HEADER_BYTES = 32 * 1024
@@ -65,11 +68,26 @@ class BodyBounds:
             settings.max_file_bytes + MULTIPART_BYTES,
         )
 
-    def at(self, scope: Scope, *, known: bool, admin: bool) -> int:
-        """Of a body that is sent there by a caller with a valid key, or an admin."""
-        if scope["path"] == "/v1/files" and scope["method"] == "POST" and known:
+    def at(self, scope: Scope, caller: "Principal | None") -> int:
+        """Of a body that the caller sends there; None where nobody knows who that is."""
+        if caller is not None and _is_file(scope):
             return self.file
-        return self.upload if scope["path"].startswith("/admin/adapters/") and admin else self.usual
+        if caller is not None and caller.admin and _is_upload(scope):
+            return self.upload
+        return self.usual
+
+
+def may_be_large(scope: Scope) -> bool:
+    """Whether it depends on the caller how large a body may be there."""
+    return _is_file(scope) or _is_upload(scope)
+
+
+def _is_file(scope: Scope) -> bool:
+    return bool(scope["path"] == "/v1/files" and scope["method"] == "POST")
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["path"].startswith("/admin/adapters/"))
 
 
 class BoundsMiddleware:
@@ -88,10 +106,7 @@ class BoundsMiddleware:
             error = TooLarge(f"The request's headers are over {MAX_HEADER_BYTES} bytes.")
             await refuse(error, scope, receive, send)
             return
-        principal = scope["state"].get("principal")
-        limit = self.bounds.at(
-            scope, known=principal is not None, admin=principal is not None and principal.admin
-        )
+        limit = self.bounds.at(scope, scope["state"].get("principal"))
         too_large = TooLarge(f"The request's body is over {limit} bytes.")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:

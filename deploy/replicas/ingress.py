@@ -27,7 +27,7 @@ from serve.access_log import GENERATING, MAX_PATH_CHARS, outcome
 from serve.affinity import adapter_of
 from serve.auth import OPEN_PATHS, Principal
 from serve.errors import BadRequest, NotFound, RequestError, TooLarge, Unavailable
-from serve.middleware import REQUEST_ID, BodyBounds, error_response
+from serve.middleware import REQUEST_ID, BodyBounds, error_response, may_be_large
 from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -144,12 +144,12 @@ class Ingress:
     async def _limit(self, scope: Scope) -> int:
         """The most that the caller may send there; a replica says who that is."""
         bounds = BodyBounds.of(self._settings)
-        if bounds.at(scope, known=True, admin=True) == bounds.usual:
+        if not may_be_large(scope):
             return bounds.usual
         presented = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         async with _taken():
             caller: Principal | None = await self._replicas.caller.remote(presented)
-        return bounds.at(scope, known=caller is not None, admin=caller is not None and caller.admin)
+        return bounds.at(scope, caller)
 
 
 class _Exchange:

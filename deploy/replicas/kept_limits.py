@@ -62,7 +62,7 @@ class KeptLimits:
 
         Raises: TooManyRequests, Unavailable where the keeper does not answer.
         """
-        limits = {"rpm": key.rpm, "tpm": key.tpm, "concurrency": key.concurrency}
+        limits = key.limits
         if all(limit is None for limit in limits.values()):
             yield KeptCharge({})
             return

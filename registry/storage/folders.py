@@ -27,6 +27,7 @@ from registry.manifest import MANIFEST_FILE, FileIdentity, Manifest
 from registry.settings import RegistrySettings
 from registry.stage import Stage, discard, protect
 from registry.storage import Blob, Lock
+from registry.storage.filing import file_manifests
 from registry.storage.verification import damaged, folder_damages, is_as_published
 from registry.version import Version
 
@@ -110,11 +111,7 @@ class FolderVersions:
                     logger.warning("%s is left as it is: it is no whole version", path)
                 if removed:
                     discard(path, self._settings.staging)
-            for version, revision in catalogue.unfiled():
-                with Stage(self._settings.staging) as stage:
-                    stage.write(version.manifest)
-                    self.record(stage, version.manifest)
-                catalogue.filed(version.name, version.number, revision)
+            file_manifests(catalogue, self, self._settings.staging)
 
     def _astray(self, catalogue: "Catalogue") -> list[str]:
         """Folders that look like versions but are not those of a live row, oldest number first."""

@@ -26,6 +26,7 @@ from registry.stage import Stage
 from registry.storage import Blob, Lock
 from registry.storage.blobs import Blobs, key_of
 from registry.storage.cache import Cache
+from registry.storage.filing import file_manifests
 from registry.storage.objects import Objects
 from registry.storage.pending import Pending
 from registry.storage.verification import damaged, is_as_published
@@ -132,11 +133,7 @@ class SharedVersions:
                 for manifest in self._whole():
                     catalogue.add(manifest, self.commit)
         try:
-            for version, revision in catalogue.unfiled():
-                with Stage(self._settings.staging) as stage:
-                    stage.write(version.manifest)
-                    self.record(stage, version.manifest)
-                catalogue.filed(version.name, version.number, revision)
+            file_manifests(catalogue, self, self._settings.staging)
         except StoreUnavailable as error:  # the rows have it
             logger.warning("%s", error)
 

@@ -85,8 +85,10 @@ class PartReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a run would make of the data; `overlap` are lines of the
-    held-out rows whose prompt is trained: a run leaves them out."""
+    """What a run would make of the data.
+
+    `overlap` are lines of the held-out rows whose prompt is trained: a run leaves them out.
+    """
 
     base: str
     template: str

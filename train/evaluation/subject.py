@@ -121,12 +121,9 @@ def _trained_on(
     if run is None or data is None or not data.exists():
         return ()
     try:
-        if run.record.eval_data is None:
-            training, _ = read_data(data, None, settings, SilentReporter().note)
-        else:
-            training = read_part(data, settings)
-            chosen = sample(training.chats, settings.max_rows, settings.seed)
-            training = replace(training, chats=chosen)
+        if run.record.eval_data is not None:  # then none of these were held out
+            settings = settings.model_copy(update={"eval_fraction": 0.0})
+        training, _ = read_data(data, None, settings, SilentReporter().note)
         if not same_data(run, training):
             reporter.note(f"the training rows have changed since: {data.name}")
             return ()

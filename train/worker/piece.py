@@ -90,6 +90,17 @@ class Piece(ABC):
         if self.place.stopping.is_set():
             raise Stopping
 
+    def may_go_on_for(self, seconds: float) -> Callable[[], None]:
+        """`may_go_on`, which raises TimeoutError once so many seconds are over."""
+        until = time.monotonic() + seconds
+
+        def may_go_on() -> None:
+            self.may_go_on()
+            if time.monotonic() > until:
+                raise TimeoutError
+
+        return may_go_on
+
     def failed(self, outcome: Outcome) -> None:
         """What becomes of the job after a failure: it has failed, or it is tried again."""
         settings, folder = self.place.settings, self.place.folder(self.job)

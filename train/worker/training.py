@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 
 from registry import (
@@ -149,14 +148,8 @@ class Training(Piece):
         server = self.place.settings.server
         if server is None or not self.job.options.get("certify", True):
             return
-        until = time.monotonic() + self.place.settings.certify_seconds
+        on_beat = self.may_go_on_for(self.place.settings.certify_seconds)
         problem = "The adapter could not be certified; the log of the job says why"
-
-        def on_beat() -> None:
-            self.may_go_on()
-            if time.monotonic() > until:
-                raise TimeoutError
-
         try:
             order = self.place.order(
                 "certify", self.job, settings, reference=version.reference, server=server

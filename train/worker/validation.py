@@ -1,7 +1,5 @@
 """The first piece of work on a job: are its files what can be trained on?"""
 
-import time
-
 from train.worker.failures import INVALID_FILE
 from train.worker.lease import Lease
 from train.worker.order import Order, Outcome
@@ -31,15 +29,8 @@ class Validation(Piece):
     def _checked(self, lease: Lease, order: Order) -> Outcome:
         """What the child finds in the time that one job's files may take from the others'."""
         seconds = self.place.settings.validate_seconds
-        until = time.monotonic() + seconds
-
-        def on_beat() -> None:
-            self.may_go_on()
-            if time.monotonic() > until:
-                raise TimeoutError
-
         try:
-            return self.place.child(lease, order, _NO_GPU, on_beat)
+            return self.place.child(lease, order, _NO_GPU, self.may_go_on_for(seconds))
         except TimeoutError:
             text = (
                 f"The check of the files took longer than {seconds:g} seconds: give fewer or "
